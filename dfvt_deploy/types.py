@@ -1,0 +1,57 @@
+"""The few types everything else speaks in: tasks, variants, precisions."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+
+class Task(str, Enum):
+    """What a model answers."""
+
+    CLASSIFICATION = "classification"
+    DETECTION = "detection"
+    SEGMENTATION = "segmentation"
+
+    def __str__(self) -> str:
+        return self.value
+
+
+class Variant(str, Enum):
+    """The published model sizes; their figures are `models.backbone.VARIANTS`."""
+
+    T = "t"
+    S = "s"
+    B = "b"
+
+    def __str__(self) -> str:
+        return self.value
+
+
+class Precision(str, Enum):
+    """What a file computes in; `fp16` is mixed precision decided per node."""
+
+    FP32 = "fp32"
+    FP16 = "fp16"
+    INT8 = "int8"
+
+    def __str__(self) -> str:
+        return self.value
+
+
+class InputKind(str, Enum):
+    """The image tensor an exported graph takes.
+
+    `UINT8`: `images` uint8 RGB (N, H, W, 3), normalised inside the graph.
+    `FLOAT32`: `images` float32 (N, 3, H, W), normalised by the caller.
+    """
+
+    UINT8 = "uint8"
+    FLOAT32 = "float32"
+
+    def __str__(self) -> str:
+        return self.value
+
+
+def model_name(task: Task, variant: Variant) -> str:
+    """The default name of a model: its folder under `exports/` and its Triton ensemble."""
+    return f"dfvt_{variant}_{task}"
