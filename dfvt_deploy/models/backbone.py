@@ -124,7 +124,7 @@ class WindowAttention(nn.Module):
         else:
             qkv = qkv.reshape(-1, rows, w, cols, w, 3, h, d).permute(0, 5, 1, 3, 6, 2, 4, 7)
             qkv = qkv.reshape(-1, 3 * rows * cols * h, w * w, d)
-        q, k, v = qkv.split(rows * cols * h, dim=1)
+        q, k, v = torch.split(qkv, rows * cols * h, dim=1)
         attention = q @ k.transpose(2, 3) + self._bias(rows, cols)
         out = attention.softmax(dim=-1) @ v
         if rows == 1 and cols == 1 and not self.padded:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -72,3 +73,21 @@ def postprocess(logits: NDArray[Any], k: int = TOP_K) -> tuple[NDArray[np.int32]
     scores = exponent / exponent.sum(axis=1, keepdims=True)
     ids = np.argsort(-scores, axis=1, kind="stable")[:, :k]
     return ids.astype(np.int32), np.take_along_axis(scores, ids, axis=1)
+
+
+def network_inputs(images: Iterable[Image.Image]) -> dict[str, NDArray[Any]]:
+    """RGB images to the network's `images`, uint8 RGB (N, 224, 224, 3).
+
+    They are taken one by one, so that a generator never holds two decoded images.
+    """
+    return {"images": np.stack([preprocess(image) for image in images])}
+
+
+def answers(
+    outputs: Mapping[str, NDArray[Any]], labels: Sequence[str], k: int = TOP_K
+) -> dict[str, NDArray[Any]]:
+    """What the served model answers, from the network's `logits`: `class_ids`, `scores` and
+    `labels` (UTF-8 bytes as objects), each (N, k). See `postprocess`."""
+    ids, scores = postprocess(outputs["logits"], k)
+    names = np.array([label.encode() for label in labels], dtype=np.object_)
+    return {"class_ids": ids, "scores": scores, "labels": names[ids]}
