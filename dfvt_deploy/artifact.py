@@ -210,6 +210,18 @@ def read_manifest(path: Path) -> Manifest:
         raise ArtifactError(f"{path}: {where}: {first['msg']}; export the model again") from None
 
 
+def exported_models(exports: str | Path) -> list[Path]:
+    """Folders of `exports` that hold a manifest, by name.
+
+    Raises:
+        ArtifactError: there is none.
+    """
+    found = sorted(path.parent for path in Path(exports).glob(f"*/{MANIFEST}"))
+    if not found:
+        raise ArtifactError(f"{exports} holds no exported model; make one with: dfvt-deploy export")
+    return found
+
+
 def write_manifest(directory: Path, manifest: Manifest) -> Artifact:
     """Write the manifest of a folder whose files are in place, whole or not at all."""
     write_text(directory / MANIFEST, manifest.model_dump_json(indent=2) + "\n")

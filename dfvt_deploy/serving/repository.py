@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import re
 import shutil
 import struct
 import tempfile
@@ -12,21 +11,19 @@ from pathlib import Path
 from typing import Any, Literal
 
 from .. import tasks
-from ..artifact import MANIFEST, Artifact, TensorSpec, open_artifact, read_manifest
-from ..errors import ArtifactError, BadInput, MissingDependency, StageFailed
+from ..artifact import MANIFEST, Artifact, TensorSpec, open_artifact
+from ..errors import BadInput, MissingDependency, StageFailed
 from ..files import sha256_of
 from ..tasks.classification import TOP_K
 from ..tasks.images import ImageLimits
 from ..types import Precision, Task
+from .layout import CONFIG, model_names, newest_version
 
 try:
     from . import config as pbtxt
-    from .config import Placement as Placement
+    from .config import Placement
 except ImportError:
     raise MissingDependency("tritonclient", "client") from None
-
-STEPS = ("preprocess", "network", "postprocess")
-CONFIG = "config.pbtxt"
 
 #: What the copied steps need beside Triton's Python backend. Its compiled half is built against
 #: numpy 1: with numpy 2 the tensors it makes can arrive empty.
@@ -111,46 +108,6 @@ def populate(
     except OSError as error:
         raise StageFailed(f"{repository} cannot be written: {error}") from error
     return PopulatedModel(name, version, repository)
-
-
-def model_names(name: str) -> tuple[str, ...]:
-    """The Triton models of one exported model, the ensemble last."""
-    return (*(f"{name}_{step}" for step in STEPS), name)
-
-
-def newest_version(repository: Path, name: str) -> int:
-    """The highest version any of the model's steps has in a repository; 0 for none."""
-    return max((v for n in model_names(name) for v in _versions(repository / n)), default=0)
-
-
-def ensembles(repository: Path) -> tuple[str, ...]:
-    """Names of the models of this kind that a repository holds."""
-    suffix = "_network"
-    found = (p.parent.name for p in repository.glob(f"*{suffix}/{CONFIG}"))
-    return tuple(sorted(name.removesuffix(suffix) for name in found))
-
-
-def verify_repository(repository: Path) -> None:
-    """Compare every network file that `populate` wrote with the manifest beside it.
-
-    Raises:
-        ArtifactError: one is missing or was changed.
-    """
-    for path in sorted(repository.glob(f"*_network/*/{MANIFEST}")):
-        manifest = read_manifest(path)
-        file = path.parent / "model.onnx"
-        hashes = {record.sha256 for record in manifest.files.values()}
-        if not file.is_file() or sha256_of(file) not in hashes:
-            raise ArtifactError(
-                f"{file} is not the file that was populated: its SHA-256 is not in {path.name} "
-                "beside it; populate again"
-            )
-
-
-def _versions(directory: Path) -> list[int]:
-    if not directory.is_dir():
-        return []
-    return [int(p.name) for p in directory.iterdir() if re.fullmatch(r"[1-9]\d*", p.name)]
 
 
 def _stage(
@@ -238,15 +195,3 @@ def _move_in(staging: Path, repository: Path, name: str, version: int) -> None:
                 path.replace(target)
     (staging / "requirements.txt").write_text(REQUIREMENTS, encoding="utf-8")
     (staging / "requirements.txt").replace(repository / "requirements.txt")
-
-
-def exported_models(exports: Path) -> list[Path]:
-    """Folders of `exports` that hold a manifest, by name.
-
-    Raises:
-        ArtifactError: there is none.
-    """
-    found = sorted(path.parent for path in exports.glob(f"*/{MANIFEST}"))
-    if not found:
-        raise ArtifactError(f"{exports} holds no exported model; make one with: dfvt-deploy export")
-    return found

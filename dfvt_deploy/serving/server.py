@@ -25,7 +25,7 @@ from typing import Any
 from ..errors import BadInput, ServerFailed
 from ..progress import stage
 from .installation import EMBEDDED_VERSION, Installation, find_tritonserver
-from .repository import CONFIG, verify_repository
+from .layout import CONFIG, ensembles, verify_repository
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
@@ -102,6 +102,16 @@ class TritonServer:
     @property
     def metrics_url(self) -> str:
         return f"http://{self._client_host}:{self.ports.metrics}/metrics"
+
+    def urls(self) -> dict[str, str | list[str]]:
+        """Addresses, models and log, for people and for `--json`."""
+        return {
+            "http": self.http_url,
+            "grpc": self.grpc_url,
+            "metrics": self.metrics_url,
+            "log": str(self.log_file),
+            "models": list(ensembles(self.repository)),
+        }
 
     @property
     def pid(self) -> int:
@@ -262,6 +272,26 @@ class TritonServer:
 def serve(repository: str | Path = "model_repository", **options: Any) -> TritonServer:
     """A `TritonServer` to use in a `with` statement; the arguments are its own."""
     return TritonServer(repository, **options)
+
+
+class _Terminated(BaseException):
+    """SIGTERM arrived."""
+
+
+@contextlib.contextmanager
+def stopped_by_sigterm() -> Iterator[None]:
+    """Leave the block quietly on SIGTERM, as a service is expected to."""
+
+    def leave(_signal: int, _frame: object) -> None:
+        raise _Terminated
+
+    previous = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    except _Terminated:
+        pass
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
 
 def _end_process(process: subprocess.Popen[bytes]) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from .images import Float32Array, UInt8Array
 
@@ -91,3 +91,19 @@ def answers(
     ids, scores = postprocess(outputs["logits"], k)
     names = np.array([label.encode() for label in labels], dtype=np.object_)
     return {"class_ids": ids, "scores": scores, "labels": names[ids]}
+
+
+def draw(image: Image.Image, labels: Sequence[str], scores: Sequence[float]) -> Image.Image:
+    """The image with its answers in a panel below, best first, scores as bars."""
+    scale = max(1.0, 480 / max(image.size))
+    image = image.resize((round(image.width * scale), round(image.height * scale)))
+    line = max(18, image.width // 26)
+    font = ImageFont.load_default(size=line * 0.7)
+    drawn = Image.new("RGB", (image.width, image.height + line * len(labels) + 8), "white")
+    drawn.paste(image, (0, 0))
+    canvas = ImageDraw.Draw(drawn)
+    for row, (label, score) in enumerate(zip(labels, scores, strict=True)):
+        top = image.height + 4 + row * line
+        canvas.rectangle((0, top, round(score * image.width), top + line - 2), fill="#bcd8f0")
+        canvas.text((6, top + line // 8), f"{score:6.1%}  {label}", fill="black", font=font)
+    return drawn
