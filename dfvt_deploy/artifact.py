@@ -11,9 +11,9 @@ import json
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from .errors import ArtifactError
 from .files import sha256_of, write_text
@@ -26,6 +26,10 @@ ONNX_FILES = {
     Precision.INT8: "model.int8.onnx",
 }
 SCHEMA_VERSION: Literal[1] = 1
+
+
+#: A file of the folder itself, never a path out of it.
+FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 
 
 class Record(BaseModel):
@@ -120,7 +124,7 @@ class Manifest(Record):
     graph: GraphRecord
     checks: tuple[Check, ...]
     seconds: dict[str, float]
-    files: dict[str, FileRecord] = Field(min_length=1)
+    files: dict[FileName, FileRecord] = Field(min_length=1)
 
     @property
     def trained(self) -> bool:
