@@ -12,14 +12,15 @@ from typing import Any
 
 __version__ = "0.1.0"
 
+#: Where each function lives; no module may have the name of one.
 _FUNCTIONS = {
     "export": "convert.export",
     "open_artifact": "artifact",
     "populate": "serving.repository",
     "predict": "serving.client",
     "serve": "serving.server",
-    "quickstart": "quickstart",
-    "doctor": "doctor",
+    "quickstart": "walkthrough",
+    "doctor": "checkup",
 }
 
 __all__ = ["__version__", *_FUNCTIONS]

@@ -430,7 +430,7 @@ def doctor(json_: Json = False, debug: Debug = False) -> None:
     Example: `dfvt-deploy doctor`
     """
     with _command(debug):
-        from .doctor import doctor as examine
+        from .checkup import doctor as examine
 
         findings = examine()
         if json_:
@@ -472,8 +472,8 @@ def quickstart(
     Example: `dfvt-deploy quickstart --variant s`
     """
     with _command(debug):
-        from .quickstart import SAMPLE_IMAGE
-        from .quickstart import quickstart as run
+        from .walkthrough import SAMPLE_IMAGE
+        from .walkthrough import quickstart as run
 
         result = run(
             _choice(Variant, "variant", variant),

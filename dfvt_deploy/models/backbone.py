@@ -120,11 +120,12 @@ class WindowAttention(nn.Module):
         h, d, w = self.heads, self.head_dim, WINDOW
         qkv = F.linear(x, self.qkv.weight * self.scale[:, None], self.qkv.bias * self.scale)
         if rows == 1 and cols == 1 and not self.padded:
-            qkv = qkv.reshape(-1, w * w, 3 * h, d).transpose(1, 2)
+            qkv = qkv.reshape(-1, w * w, 3, h, d).permute(0, 2, 3, 1, 4)
         else:
             qkv = qkv.reshape(-1, rows, w, cols, w, 3, h, d).permute(0, 5, 1, 3, 6, 2, 4, 7)
-            qkv = qkv.reshape(-1, 3 * rows * cols * h, w * w, d)
-        q, k, v = torch.split(qkv, rows * cols * h, dim=1)
+            qkv = qkv.reshape(-1, 3, rows * cols * h, w * w, d)
+        # Indexed, not split: a split's sizes are fixed by the exporters.
+        q, k, v = qkv[:, 0], qkv[:, 1], qkv[:, 2]
         attention = q @ k.transpose(2, 3) + self._bias(rows, cols)
         out = attention.softmax(dim=-1) @ v
         if rows == 1 and cols == 1 and not self.padded:
