@@ -4,8 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-# CPU build of PyTorch where the machine has no NVIDIA GPU; the default one is several GB of CUDA.
-TORCH ?= $(shell test -e /proc/driver/nvidia/version && echo "torch" || echo "torch==2.13.0")
+# Pip arguments for PyTorch. Without a GPU: make setup TORCH="torch --index-url
+# https://download.pytorch.org/whl/cpu" saves several GB of CUDA libraries.
+TORCH ?= torch==2.13.0
 
 .PHONY: setup demo test check format schema clean
 
@@ -13,7 +14,7 @@ setup: $(STAMP)
 
 $(STAMP): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet "$(TORCH)"
+	$(BIN)/python -m pip install --quiet $(TORCH)
 	$(BIN)/python -m pip install --quiet --editable ".[test]"
 	touch $@
 
