@@ -115,7 +115,7 @@ class FusionConv(ConvNorm):
         weight, bias = self.folded()
         height, width, channels = fine.shape[2], fine.shape[3], self.conv.out_channels
         parts, matrices = [], []
-        fine_weight, *weights = torch.split(weight, self.in_channels, dim=1)
+        fine_weight, *weights = torch.split(weight, list(self.in_channels), dim=1)
         for x, taps in zip(coarse, weights, strict=True):
             h, w = x.shape[2], x.shape[3]
             # Output channels (C', column tap, row tap), so that row taps and rows are one axis.
