@@ -26,7 +26,7 @@ class SegmentationGraph(nn.Module):
     """
 
     def __init__(
-        self, model: UPerNet, kind: InputKind, *, with_logits: bool = False, row_tiles: int = 1
+        self, model: UPerNet, kind: InputKind, *, with_logits: bool = False, row_tiles: int = 8
     ) -> None:
         super().__init__()
         if row_tiles not in ROW_TILES:
@@ -43,7 +43,7 @@ class SegmentationGraph(nn.Module):
         return (classes, logits) if self.with_logits else classes
 
 
-def class_map(logits: Tensor, row_tiles: int = 1) -> Tensor:
+def class_map(logits: Tensor, row_tiles: int = 8) -> Tensor:
     """Logits (N, classes, h, w) to the best class of each of 4h x 4w pixels, uint8 or int32.
 
     The logits are enlarged bilinearly (align_corners=False) before the argmax, as published.
