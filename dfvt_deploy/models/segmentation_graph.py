@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..tasks.segmentation import LOGIT_STRIDE
 from ..types import InputKind
 from .graphs import ImageInput
-from .upernet import LOGIT_STRIDE, UPerNet, zero_outside
+from .upernet import UPerNet, zero_outside
 
 #: Row tiles that divide the logits of any size: their height is a multiple of 8.
 ROW_TILES = (1, 2, 4, 8)
@@ -72,7 +73,7 @@ class _Enlarge(torch.autograd.Function):
     """Bilinear enlarging by `LOGIT_STRIDE` of (N, h, w, C), C staying innermost in ONNX.
 
     PyTorch's own operator is written to ONNX for (N, C, h, w), where onnxruntime's resize and
-    argmax are slower. (The dynamo exporter writes the transposes around it instead.)
+    argmax are slower. (The dynamo exporter ignores `symbolic` and writes transposes instead.)
     """
 
     @staticmethod

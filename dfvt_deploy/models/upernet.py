@@ -10,16 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..tasks.segmentation import SIZE_MULTIPLE
 from .backbone import BackboneConfig, DenseBackbone
 
 CHANNELS = 512
 
 #: Grid sides of pyramid pooling.
 POOL_SIDES = (1, 2, 3, 6)
-
-#: Input pixels per logit, and what height and width of the input must be a multiple of.
-LOGIT_STRIDE = 4
-SIZE_MULTIPLE = 32
 
 
 class ConvNorm(nn.Module):

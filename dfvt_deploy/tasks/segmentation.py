@@ -20,6 +20,9 @@ SHORT_SIDE = 512
 #: Height and width of the network's input are multiples of it.
 SIZE_MULTIPLE = 32
 
+#: Pixels of the network's input per logit, either way.
+LOGIT_STRIDE = 4
+
 #: Longest side of an image. OpenCV's nearest neighbour counts in 1/65536 of a pixel, so that on
 #: the way back it drifts by at most half a pixel of the class map over this length.
 MAX_SIDE = 65_535
@@ -107,7 +110,7 @@ def published_class_map(
     bilinear both times, and only then compared. Of equal logits the lower class id wins. Costs a
     full-size resize for each class; `postprocess` is what is served.
     """
-    canvas = logits.shape[2] * 4, logits.shape[1] * 4
+    canvas = logits.shape[2] * LOGIT_STRIDE, logits.shape[1] * LOGIT_STRIDE
     height, width = (int(side) for side in image_size)
     original = int(original_size[1]), int(original_size[0])
     best = np.full(original[::-1], -np.inf, np.float32)
