@@ -47,20 +47,26 @@ class TensorSpec(Record):
 
 
 class CheckpointRecord(Record):
-    """Where the weights came from. `source`: `file`, `published` or `untrained`."""
+    """Where the weights came from. `source`: `file`, `published`, `untrained`, or `backbone` for
+    an untrained head on the backbone of the file."""
 
-    source: Literal["file", "published", "untrained"]
+    source: Literal["file", "published", "backbone", "untrained"]
     file: str | None = None
     layout: str | None = None
     sha256: str | None = None
 
 
 class Preprocessing(Record):
-    """What turns a photograph into the network's input; done by `dfvt_deploy.tasks`."""
+    """What turns a photograph into the network's input; done by `dfvt_deploy.tasks`.
+
+    `crop` and `canvas` are height and width; a canvas is the fixed size of a static export.
+    """
 
     resize: str
     interpolation: str
-    crop: tuple[int, int] | None
+    crop: tuple[int, int] | None = None
+    padding: str | None = None
+    canvas: tuple[int, int] | None = None
     color: Literal["RGB"] = "RGB"
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
@@ -128,7 +134,7 @@ class Manifest(Record):
 
     @property
     def trained(self) -> bool:
-        return self.checkpoint.source != "untrained"
+        return self.checkpoint.source in ("file", "published")
 
 
 @dataclass(frozen=True)

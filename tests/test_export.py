@@ -18,7 +18,7 @@ from dfvt_deploy.artifact import (
     open_artifact,
     write_manifest,
 )
-from dfvt_deploy.convert import recipes
+from dfvt_deploy.convert import classification as recipe
 from dfvt_deploy.convert.export import export
 from dfvt_deploy.errors import ArtifactError, BadInput, CheckpointError, StageFailed
 from dfvt_deploy.models import build_model, load_checkpoint
@@ -205,7 +205,7 @@ def _files(directory: Path) -> dict[str, tuple[int, int]]:
 
 def test_a_failed_check_leaves_the_earlier_export(checkpoint_t, copied, monkeypatch):
     before = _files(copied)
-    monkeypatch.setattr(recipes, "MAX_LOGIT_DIFFERENCE", 0.0)
+    monkeypatch.setattr(recipe, "MAX_LOGIT_DIFFERENCE", 0.0)
     with pytest.raises(StageFailed, match=r"batch 1, max abs is .*, the limit is 0"):
         export("t", checkpoint=checkpoint_t, output=copied.parent)
     assert _files(copied) == before

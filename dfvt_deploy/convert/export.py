@@ -30,11 +30,16 @@ from ..data import labels_for
 from ..errors import ArtifactError, BadInput, CheckpointError, StageFailed
 from ..files import sha256_of, staged
 from ..models.build import build_model, count_macs, count_parameters, fill_untrained
-from ..models.checkpoint import inspect_checkpoint, load_checkpoint
+from ..models.checkpoint import (
+    inspect_checkpoint,
+    load_backbone_checkpoint,
+    load_checkpoint,
+)
 from ..models.published import published_checkpoint
 from ..progress import stage, warn
 from ..runners.onnx_runtime import OnnxRuntimeRunner
 from ..types import InputKind, Precision, Task, Variant, model_name
+from .recipe import Canvas, GraphOptions
 from .recipes import RECIPES
 from .to_onnx import (
     DEFAULT_OPSET,
@@ -61,6 +66,9 @@ def export(
     opset: int = DEFAULT_OPSET,
     num_classes: int | None = None,
     labels: str | Path | None = None,
+    backbone_checkpoint: str | Path | None = None,
+    static: Canvas | None = None,
+    logits: bool = False,
 ) -> Artifact:
     """Export one model to `<output>/<name>/model.onnx` with its `manifest.json`.
 
@@ -73,24 +81,32 @@ def export(
         name: folder and Triton model name; `dfvt_<variant>_<task>` by default.
         num_classes: must agree with the checkpoint; needed only without one.
         labels: file of class names, one a line.
+        backbone_checkpoint: a classification checkpoint (or `published`) for the backbone of a
+            dense model whose head stays untrained.
+        static: fixed height and width of a dense model's input, multiples of 32.
+        logits: segmentation's logits as a second output.
 
     Raises:
         BadInput: an argument or the checkpoint cannot be used.
         StageFailed: a step failed, or onnxruntime does not agree with PyTorch.
     """
-    variant, task, input_kind = Variant(variant), Task(task), InputKind(input_kind)
+    variant, task = Variant(variant), Task(task)
+    options = GraphOptions(InputKind(input_kind), static, logits)
     name = name or model_name(task, variant)
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
         raise BadInput(f"name {name!r} may hold letters, digits, '_', '.' and '-' only")
+    if task not in RECIPES:
+        raise BadInput(f"{task} models cannot be exported yet; tasks: {', '.join(RECIPES)}")
     recipe = RECIPES[task]
+    recipe.refuse(options)
     seconds: dict[str, float] = {}
 
     with _timed("load", seconds):
-        model, record = _model_from(checkpoint, task, variant, num_classes)
+        model, record = _model_from(task, variant, checkpoint, backbone_checkpoint, num_classes)
         classes = int(model.num_classes)  # type: ignore[arg-type]
         names = labels_for(task, classes, labels)
     with _timed("export", seconds), stage(f"{name}: exporting with torch.onnx"):
-        exported = onnx_from_graph(recipe.graph(model, input_kind), opset)
+        exported = onnx_from_graph(recipe.graph(model, options), opset)
     with _timed("simplify", seconds), stage(f"{name}: simplifying with onnxsim"):
         operators_before = count_operators(exported)
         simplified = simplify(exported)
@@ -104,7 +120,7 @@ def export(
             stage(f"{name}: comparing with PyTorch"),
             OnnxRuntimeRunner(temporary) as runner,
         ):
-            checks = recipe.checks(model, runner, input_kind)
+            checks = recipe.checks(model, runner, options)
         for check in checks:
             if not check.passed:
                 raise StageFailed(
@@ -119,13 +135,13 @@ def export(
             parameters=count_parameters(model),
             macs=_macs(task, variant, classes),
             created=now(),
-            command=_command(variant, task, record, name, input_kind, opset),
+            command=_command(variant, task, record, name, options, opset),
             versions=_versions(),
             checkpoint=record,
-            input_kind=input_kind,
+            input_kind=options.input_kind,
             inputs=tensor_specs(simplified.graph.input),
             outputs=tensor_specs(simplified.graph.output),
-            preprocessing=recipe.preprocessing(input_kind),
+            preprocessing=recipe.preprocessing(options),
             labels=names,
             graph=GraphRecord(
                 opset=opset,
@@ -141,30 +157,58 @@ def export(
 
 
 def _model_from(
-    checkpoint: str | Path | None, task: Task, variant: Variant, num_classes: int | None
+    task: Task,
+    variant: Variant,
+    checkpoint: str | Path | None,
+    backbone_checkpoint: str | Path | None,
+    num_classes: int | None,
 ) -> tuple[nn.Module, CheckpointRecord]:
     if checkpoint is None:
-        model = build_model(task, variant, num_classes)
-        fill_untrained(model)
-        warn("no --checkpoint: the weights are untrained, so what the model answers means nothing")
-        return model, CheckpointRecord(source="untrained")
-    path = published_checkpoint(task, variant) if checkpoint == PUBLISHED else Path(checkpoint)
+        return _untrained(task, variant, backbone_checkpoint, num_classes)
+    if backbone_checkpoint is not None:
+        raise BadInput("--backbone-checkpoint is for models without --checkpoint")
+    path = _checkpoint_path(checkpoint, task, variant)
     found = inspect_checkpoint(path)
     if (found.task, found.variant) != (task, variant):
-        raise CheckpointError(
-            f"{path} is {found}; asked for {variant.upper()} {task}: "
-            f"use --task {found.task} --variant {found.variant}"
-        )
+        hint = f"use --task {found.task} --variant {found.variant}"
+        if found.task is Task.CLASSIFICATION and found.variant is variant:
+            hint += f", or --backbone-checkpoint for a {task} model with an untrained head"
+        raise CheckpointError(f"{path} is {found}; asked for {variant.upper()} {task}: {hint}")
     if num_classes not in (None, found.num_classes):
         raise CheckpointError(
             f"{path} has {found.num_classes} classes, --num-classes is {num_classes}; leave it out"
         )
     model = build_model(task, variant, found.num_classes)
     load_checkpoint(model, path)
-    return model, CheckpointRecord(
+    return model, _checkpoint_record(checkpoint, path, found.layout)
+
+
+def _untrained(
+    task: Task, variant: Variant, backbone: str | Path | None, num_classes: int | None
+) -> tuple[nn.Module, CheckpointRecord]:
+    if backbone is not None and task is Task.CLASSIFICATION:
+        raise BadInput("--backbone-checkpoint is for dense tasks; use --checkpoint")
+    model = build_model(task, variant, num_classes)
+    fill_untrained(model)
+    if backbone is None:
+        warn("no --checkpoint: the weights are untrained, so what the model answers means nothing")
+        return model, CheckpointRecord(source="untrained")
+    path = _checkpoint_path(backbone, Task.CLASSIFICATION, variant)
+    found = load_backbone_checkpoint(model, path)
+    warn(f"the {task} head is untrained, so what the model answers means nothing")
+    record = _checkpoint_record(backbone, path, found.layout)
+    return model, record.model_copy(update={"source": "backbone"})
+
+
+def _checkpoint_path(checkpoint: str | Path, task: Task, variant: Variant) -> Path:
+    return published_checkpoint(task, variant) if checkpoint == PUBLISHED else Path(checkpoint)
+
+
+def _checkpoint_record(checkpoint: str | Path, path: Path, layout: str) -> CheckpointRecord:
+    return CheckpointRecord(
         source="published" if checkpoint == PUBLISHED else "file",
         file=path.name,
-        layout=found.layout,
+        layout=layout,
         sha256=sha256_of(path),
     )
 
@@ -193,15 +237,21 @@ def _command(
     task: Task,
     record: CheckpointRecord,
     name: str,
-    input_kind: InputKind,
+    options: GraphOptions,
     opset: int,
 ) -> str:
     words = ["dfvt-deploy export", f"--variant {variant}", f"--task {task}"]
-    if record.source != "untrained":
+    if record.source == "backbone":
+        words.append(f"--backbone-checkpoint {record.file}")
+    elif record.source != "untrained":
         words.append(f"--checkpoint {PUBLISHED if record.source == PUBLISHED else record.file}")
+    if options.static:
+        words.append("--static {}x{}".format(*options.static))
+    if options.logits:
+        words.append("--logits")
     if name != model_name(task, variant):
         words.append(f"--name {name}")
-    return " ".join([*words, f"--input {input_kind}", f"--opset {opset}"])
+    return " ".join([*words, f"--input {options.input_kind}", f"--opset {opset}"])
 
 
 def _versions() -> dict[str, str]:

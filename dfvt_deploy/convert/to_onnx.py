@@ -8,7 +8,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import onnx
@@ -31,6 +31,9 @@ MAX_OPSET = 23
 _TORCHSCRIPT_OPSETS = range(MIN_OPSET, 21)
 _DYNAMO_OPSETS = range(18, MAX_OPSET + 1)
 
+#: Bound of a symbolic side, in its multiples; torch.export wants one.
+_MAX_STEPS = 2048
+
 #: Newest IR version that the oldest supported server reads (onnxruntime 1.19, Triton 24.10).
 MAX_IR_VERSION = 10
 
@@ -42,6 +45,7 @@ class ExportableGraph:
     inputs: examples by name; batches larger than 1, as torch.export fixes a batch of 1.
     dynamic: for each input its symbolic dimensions, axis to name.
     dynamic_outputs: the same for each output.
+    multiples: symbolic dimensions that are multiples of a number, by name.
     control_flow: the module has loops, which only the dynamo exporter writes.
     """
 
@@ -49,6 +53,7 @@ class ExportableGraph:
     inputs: Mapping[str, Tensor]
     dynamic: Mapping[str, Mapping[int, str]]
     dynamic_outputs: Mapping[str, Mapping[int, str]]
+    multiples: Mapping[str, int] = field(default_factory=dict)
     control_flow: bool = False
 
 
@@ -81,8 +86,12 @@ def onnx_from_graph(graph: ExportableGraph, opset: int = DEFAULT_OPSET) -> onnx.
 
 
 def _with_dynamo(graph: ExportableGraph, opset: int) -> onnx.ModelProto:
+    names = {name for axes in graph.dynamic.values() for name in axes.values()}
     dims = {
-        name: torch.export.Dim(name) for axes in graph.dynamic.values() for name in axes.values()
+        name: graph.multiples[name] * torch.export.Dim(name, min=1, max=_MAX_STEPS)
+        if name in graph.multiples
+        else torch.export.Dim(name)
+        for name in sorted(names)
     }
     program = torch.onnx.export(
         graph.module,

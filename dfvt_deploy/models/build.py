@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import nn
 
 from ..errors import BadInput
 from ..types import Task, Variant
-from .backbone import VARIANTS
+from .backbone import VARIANTS, BackboneConfig
 from .classifier import Classifier
+from .upernet import UPerNet
 
 #: Class counts of the published models (background not counted).
 PUBLISHED_CLASSES: Mapping[Task, int] = {
@@ -20,7 +21,10 @@ PUBLISHED_CLASSES: Mapping[Task, int] = {
 }
 
 #: Tasks whose models can be built.
-BUILDERS: Mapping[Task, type[Classifier]] = {Task.CLASSIFICATION: Classifier}
+BUILDERS: Mapping[Task, Callable[[BackboneConfig, int], nn.Module]] = {
+    Task.CLASSIFICATION: Classifier,
+    Task.SEGMENTATION: UPerNet,
+}
 
 
 def build_model(

@@ -74,6 +74,39 @@ def load_checkpoint(model: nn.Module, path: str | Path) -> CheckpointInfo:
     return found
 
 
+def load_backbone_checkpoint(model: nn.Module, path: str | Path) -> CheckpointInfo:
+    """Load a classification checkpoint into the backbone of a dense model.
+
+    What the classifier does not have (the dense outputs' norms and 1x1 convolutions, the head)
+    keeps its values; the classifier's own head is left out.
+
+    Raises:
+        CheckpointError: not a classification checkpoint of the model's variant, or its backbone
+            does not fit. The model is unchanged.
+    """
+    layout, weights = read_weights(Path(path))
+    found = CheckpointInfo(*_identify({k: v.shape for k, v in weights.items()}, str(path)), layout)
+    wanted = _identify({k: v.shape for k, v in model.state_dict().items()}, "model")
+    if (found.task, found.variant) != (Task.CLASSIFICATION, wanted[1]):
+        raise CheckpointError(
+            f"{path} is {found}; a backbone for {wanted[0]} comes from a DFvT-{wanted[1].upper()} "
+            "classification checkpoint"
+        )
+    backbone = model.get_submodule("backbone")
+    dense_only = ("norm0.", "norm1.", "norm2.", "norm3.", "conv1x1layers.")
+    expected = {
+        k: v
+        for k, v in backbone.state_dict().items()
+        if not k.endswith(NOT_WEIGHTS) and not k.startswith(dense_only)
+    }
+    weights = {k: v for k, v in weights.items() if not k.startswith(("head.", "norm."))}
+    problems = _mismatches(expected, weights)
+    if problems:
+        raise CheckpointError(f"{path} does not fit the backbone:\n{_table(problems)}")
+    backbone.load_state_dict(weights, strict=False)
+    return found
+
+
 def read_weights(path: Path) -> tuple[str, dict[str, Tensor]]:
     """Layout and weights of a checkpoint, keys as the models name them, derived buffers left out.
 
