@@ -1,0 +1,133 @@
+"""The second stage of Mask R-CNN: classes, boxes and masks of proposals."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from . import box_ops, nms
+from .fpn import CHANNELS, STRIDES, ConvModule
+from .roi_align import pyramid_roi_align
+
+DETECTIONS = 100
+SCORE_THRESHOLD = 0.05
+IOU_THRESHOLD = 0.5
+
+BOX_BINS = 7
+MASK_BINS = 14
+MASK_SIZE = 2 * MASK_BINS
+HIDDEN = 1024
+
+DELTA_STDS = (0.1, 0.1, 0.2, 0.2)
+
+
+class PaddedDetections(NamedTuple):
+    """Detections of a batch at a fixed size, best first.
+
+    Unused rows are score 0, label -1 and zeros. `boxes` float32 (N, 100, 4) xyxy in input pixels;
+    `scores` float32 (N, 100); `labels` int64 (N, 100); `masks` float32 (N, 100, 28, 28)
+    probabilities within the box; `num_detections` int64 (N, 1).
+    """
+
+    boxes: Tensor
+    scores: Tensor
+    labels: Tensor
+    masks: Tensor
+    num_detections: Tensor
+
+
+class BoxHead(nn.Module):
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.fc_cls = nn.Linear(HIDDEN, num_classes + 1)
+        self.fc_reg = nn.Linear(HIDDEN, 4 * num_classes)
+        self.shared_fcs = nn.ModuleList(
+            (nn.Linear(CHANNELS * BOX_BINS**2, HIDDEN), nn.Linear(HIDDEN, HIDDEN))
+        )
+
+    def forward(self, aligned: Tensor) -> tuple[Tensor, Tensor]:
+        """(R, 256, 7, 7) to logits (R, classes + 1), background last, and deltas (R, 4 classes)."""
+        x = aligned.flatten(1)
+        for fc in self.shared_fcs:
+            x = F.relu(fc(x))
+        return self.fc_cls(x), self.fc_reg(x)
+
+
+class MaskHead(nn.Module):
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList(ConvModule(CHANNELS, CHANNELS, 3) for _ in range(4))
+        self.upsample = nn.ConvTranspose2d(CHANNELS, CHANNELS, 2, 2)
+        self.conv_logits = nn.Conv2d(CHANNELS, num_classes, 1)
+
+    def forward(self, aligned: Tensor, labels: Tensor) -> Tensor:
+        """(R, 256, 14, 14) and int64 (R,) to the probabilities (R, 28, 28) of those classes."""
+        x = aligned
+        for conv in self.convs:
+            x = F.relu(conv(x))
+        x = F.relu(self.upsample(x)).flatten(2)
+        # The last convolution, for the one class that is wanted of each.
+        weight = self.conv_logits.weight[labels, :, 0, 0]
+        bias = self.conv_logits.bias[labels] if self.conv_logits.bias is not None else 0
+        logits = weight[:, None] @ x + bias[:, None, None]
+        return logits.sigmoid().unflatten(2, (MASK_SIZE, MASK_SIZE)).squeeze(1)
+
+
+class RoIHead(nn.Module):
+    def __init__(self, num_classes: int, nms_kind: nms.NmsKind) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.nms_kind = nms_kind
+        self.bbox_head = BoxHead(num_classes)
+        self.mask_head = MaskHead(num_classes)
+        self.stds: Tensor
+        self.register_buffer("stds", torch.tensor(DELTA_STDS), persistent=False)
+
+    def forward(
+        self, features: Sequence[Tensor], proposals: Tensor, image_sizes: Tensor
+    ) -> PaddedDetections:
+        """The pyramid, proposals (N, K, 4) in input pixels and int64 (N, 2) valid sizes."""
+        features, strides = features[:4], STRIDES[:4]
+        aligned = pyramid_roi_align(features, strides, proposals, BOX_BINS)
+        boxes, scores, labels = self.select(proposals, *self.bbox_head(aligned), image_sizes)
+        aligned = pyramid_roi_align(features, strides, boxes, MASK_BINS)
+        masks = self.mask_head(aligned, labels.flatten())
+        masks = masks.unflatten(0, (-1, DETECTIONS))
+        used = scores > 0
+        return PaddedDetections(
+            boxes,
+            scores,
+            torch.where(used, labels, -1),
+            torch.where(used[..., None, None], masks, 0),
+            used.sum(1, keepdim=True),
+        )
+
+    def select(
+        self, proposals: Tensor, logits: Tensor, deltas: Tensor, image_sizes: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The box head's answer on proposals (N, K, 4) to the best 100 detections, best first.
+
+        Returns boxes (N, 100, 4) in input pixels, scores (N, 100) and labels (N, 100); unused rows
+        are zeros.
+        """
+        count, classes = proposals.shape[1], self.num_classes
+        scores = logits.softmax(1)[:, :-1].unflatten(0, (-1, count))
+        deltas = deltas.unflatten(1, (classes, 4)).unflatten(0, (-1, count)) * self.stds
+        boxes = box_ops.clip(box_ops.decode(proposals[:, :, None], deltas), image_sizes)
+        # A proposal that ends at y 0 is padding, as in the published code.
+        real = (scores > SCORE_THRESHOLD) & (proposals[:, :, 3:] > 0)
+        scores = torch.where(real, scores, nms.REMOVED)
+        candidates = torch.where(real[..., None], boxes, 0)
+        shifted = nms.shift_groups(candidates, dim=2)
+        best, scores = nms.select_best(shifted, scores, self.nms_kind, IOU_THRESHOLD, DETECTIONS)
+        used = scores >= nms.MIN_SOFT_SCORE
+        boxes = boxes.flatten(1, 2).gather(1, best[:, :, None].expand(-1, -1, 4))
+        return (
+            torch.where(used[..., None], boxes, 0),
+            torch.where(used, scores, 0),
+            torch.where(used, best % classes, 0),
+        )
