@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+
+#: x1, y1, x2, y2 of many boxes, apart.
+Corners = Sequence[Tensor]
 
 #: Width and height change by at most this factor's logarithm per decoding.
 MAX_LOG_RATIO = abs(math.log(16 / 1000))
@@ -30,13 +34,13 @@ def clip(boxes: Tensor, image_sizes: Tensor) -> Tensor:
     return torch.minimum(boxes.clamp(min=0), limits)
 
 
-def iou(a: Tensor, b: Tensor) -> Tensor:
-    """Intersection over union of boxes (..., 4), broadcast; NaN for two empty boxes.
+def iou(a: Corners, b: Corners) -> Tensor:
+    """Intersection over union, broadcast; NaN for two empty boxes.
 
     NaN compares false with every threshold, as in the published NMS.
     """
-    ax1, ay1, ax2, ay2 = a.unbind(-1)
-    bx1, by1, bx2, by2 = b.unbind(-1)
+    ax1, ay1, ax2, ay2 = a
+    bx1, by1, bx2, by2 = b
     width = (torch.minimum(ax2, bx2) - torch.maximum(ax1, bx1)).clamp(min=0)
     height = (torch.minimum(ay2, by2) - torch.maximum(ay1, by1)).clamp(min=0)
     intersection = width * height

@@ -22,21 +22,20 @@ REMOVED = -1.0
 #: Soft-NMS drops what has decayed below this.
 MIN_SOFT_SCORE = 1e-3
 
-Outs = tuple[Tensor, ...]
+Tensors = tuple[Tensor, ...]
 
 
 def scan(
-    step: Callable[[Tensor, Tensor], tuple[Tensor, Outs]], carry: Tensor, steps: int
-) -> tuple[Tensor, Outs]:
-    """`carry, outs = step(carry, i)` for i in 0..steps-1; the last carry and the stacked outs."""
-    counter = torch.arange(steps, device=carry.device)
+    step: Callable[[Tensor, Tensors], tuple[Tensor, Tensors]], carry: Tensor, rows: Tensors
+) -> tuple[Tensor, Tensors]:
+    """`carry, outs = step(carry, row)` over the first axis; the last carry and the stacked outs."""
     if torch.compiler.is_exporting():
         from torch._higher_order_ops.scan import scan as exported_scan
 
-        return exported_scan(step, carry, counter)
+        return exported_scan(step, carry, rows)
     stacks = []
-    for i in counter:
-        carry, outs = step(carry, i)
+    for row in zip(*rows, strict=True):
+        carry, outs = step(carry, row)
         stacks.append(outs)
     return carry, tuple(torch.stack(outs) for outs in zip(*stacks, strict=True))
 
@@ -67,60 +66,63 @@ def greedy_keep(boxes: Tensor, real: Tensor, threshold: float) -> Tensor:
     boxes (N, G, K, 4), real (N, G, K) bool; returns bool (N, G, K): real, and not overlapping a
     better kept box by more than `threshold`.
     """
-    count = boxes.shape[2]
-    rank = torch.arange(count, device=boxes.device)
+    rank = torch.arange(boxes.shape[2], device=boxes.device)
+    corners = boxes.unbind(-1)
     # Row i, along the first axis so that the loop can read it: what box i suppresses.
-    rows = boxes.permute(2, 0, 1, 3)[:, :, :, None]
-    suppressed = (iou(rows, boxes) > threshold) & (rank > rank[:, None, None, None])
+    row_corners = [corner.permute(2, 0, 1)[..., None] for corner in corners]
+    overlaps = iou(row_corners, corners) > threshold
+    suppressed = overlaps & (rank > rank[:, None, None, None])
 
-    def step(keep: Tensor, i: Tensor) -> tuple[Tensor, Outs]:
-        kept = keep.index_select(2, i[None])
-        row = suppressed.index_select(0, i[None])[0]
-        return keep & ~(row & kept), ()
+    def step(keep: Tensor, row: Tensors) -> tuple[Tensor, Tensors]:
+        i, suppressed_by_i = row
+        return keep & ~(suppressed_by_i & keep.index_select(2, i)), ()
 
-    return scan(step, real, count)[0]
+    return scan(step, real, (rank[:, None], suppressed))[0]
 
 
 def select_best(
     boxes: Tensor, scores: Tensor, kind: NmsKind, threshold: float, count: int
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     """Take the best of all scores, suppress or decay its group by overlap, and so on.
 
     What is taken never scores more than what was taken before, so `count` steps give exactly the
     first `count` of a complete NMS.
 
     Args:
-        boxes: (N, K, G, 4), shifted; K boxes in each of G groups.
-        scores: (N, K, G), `REMOVED` in empty slots.
+        boxes: (N, G, K, 4), shifted; K boxes in each of G groups.
+        scores: (N, G, K), `REMOVED` in empty slots. Of equals, the lower group comes first, then
+            the lower slot.
         kind: "hard" removes what overlaps by more than `threshold`; "soft" (linear) multiplies
             the scores of what overlaps by at least that by 1 - IoU.
         threshold: IoU.
         count: steps.
 
     Returns:
-        Indices int64 (N, count) into the flattened K * G slots and their scores (N, count), which
-        are negative once nothing is left.
+        Groups and slots int64 (N, count) and scores (N, count), which are negative once nothing is
+        left.
     """
-    _, slots, groups = scores.shape
-    slot_ids = torch.arange(slots, device=scores.device)
-    group_ids = torch.arange(groups, device=scores.device)
+    batch, groups, slots = scores.shape
+    device = scores.device
+    slot_ids = torch.arange(slots, device=device)
+    group_ids = torch.arange(groups, device=device)[:, None]
+    first_group = groups * torch.arange(batch, device=device)
+    corners = [corner.flatten(0, 1) for corner in boxes.unbind(-1)]
 
-    def step(scores: Tensor, i: Tensor) -> tuple[Tensor, Outs]:
-        best = scores.flatten(1).argmax(1, keepdim=True)
-        slot, group = best // groups, best % groups
-        in_group = group_ids == group
-        members = boxes.gather(2, group[:, :, None, None].expand(-1, slots, -1, 4)).squeeze(2)
-        taken = members.gather(1, slot[:, :, None].expand(-1, -1, 4))
-        overlap = iou(members, taken)
-        old = scores.gather(2, group[:, :, None].expand(-1, slots, -1)).squeeze(2)
+    def step(scores: Tensor, row: Tensors) -> tuple[Tensor, Tensors]:
+        score, group = scores.amax(2).max(1)
+        flat_group = first_group + group
+        old = scores.flatten(0, 1).index_select(0, flat_group)
+        slot = old.argmax(1, keepdim=True)
+        members = [corner.index_select(0, flat_group) for corner in corners]
+        overlap = iou(members, [corner.gather(1, slot) for corner in members])
         if kind == "hard":
             new = torch.where(overlap > threshold, REMOVED, old)
         else:
             new = torch.where(overlap >= threshold, old * (1 - overlap), old)
         new = torch.where(slot_ids == slot, REMOVED, new)
-        score = old.gather(1, slot)
-        scores = torch.where(in_group[:, None], new[:, :, None], scores)
-        return scores, (best.squeeze(1), score.squeeze(1))
+        in_group = group_ids == group[:, None, None]
+        return torch.where(in_group, new[:, None], scores), (group, slot.squeeze(1), score)
 
-    _, (indices, best_scores) = scan(step, scores, count)
-    return indices.T, best_scores.T
+    steps = torch.arange(count, device=device)
+    _, (group, slot, score) = scan(step, scores, (steps,))
+    return group.T, slot.T, score.T

@@ -115,19 +115,22 @@ class RoIHead(nn.Module):
         are zeros.
         """
         count, classes = proposals.shape[1], self.num_classes
-        scores = logits.softmax(1)[:, :-1].unflatten(0, (-1, count))
+        scores = logits.softmax(1)[:, :-1].unflatten(0, (-1, count)).transpose(1, 2)
         deltas = deltas.unflatten(1, (classes, 4)).unflatten(0, (-1, count)) * self.stds
-        boxes = box_ops.clip(box_ops.decode(proposals[:, :, None], deltas), image_sizes)
+        boxes = box_ops.decode(proposals[:, None], deltas.transpose(1, 2))
+        boxes = box_ops.clip(boxes, image_sizes)  # (N, classes, K, 4)
         # A proposal that ends at y 0 is padding, as in the published code.
-        real = (scores > SCORE_THRESHOLD) & (proposals[:, :, 3:] > 0)
+        real = (scores > SCORE_THRESHOLD) & (proposals[:, None, :, 3] > 0)
         scores = torch.where(real, scores, nms.REMOVED)
         candidates = torch.where(real[..., None], boxes, 0)
-        shifted = nms.shift_groups(candidates, dim=2)
-        best, scores = nms.select_best(shifted, scores, self.nms_kind, IOU_THRESHOLD, DETECTIONS)
+        label, slot, scores = nms.select_best(
+            nms.shift_groups(candidates, dim=1), scores, self.nms_kind, IOU_THRESHOLD, DETECTIONS
+        )
         used = scores >= nms.MIN_SOFT_SCORE
-        boxes = boxes.flatten(1, 2).gather(1, best[:, :, None].expand(-1, -1, 4))
+        best = (label * count + slot)[:, :, None].expand(-1, -1, 4)
+        boxes = boxes.flatten(1, 2).gather(1, best)
         return (
             torch.where(used[..., None], boxes, 0),
             torch.where(used, scores, 0),
-            torch.where(used, best % classes, 0),
+            torch.where(used, label, 0),
         )

@@ -67,13 +67,10 @@ class RPNHead(nn.Module):
             scores, indices = nms.top(scores, PROPOSALS)
             real = scores >= 0
         else:
-            indices, scores = nms.select_best(
-                shifted.flatten(1, 2)[:, :, None],
-                scores.flatten(1)[:, :, None],
-                "soft",
-                IOU_THRESHOLD,
-                PROPOSALS,
+            level, slot, scores = nms.select_best(
+                shifted, scores, "soft", IOU_THRESHOLD, PROPOSALS
             )
+            indices = level * PROPOSALS + slot
             first = torch.arange(PROPOSALS, device=scores.device) == 0
             real = (scores >= nms.MIN_SOFT_SCORE) | first  # the best is taken whatever it scores
         boxes = boxes.flatten(1, 2).gather(1, indices[:, :, None].expand(-1, -1, 4))
