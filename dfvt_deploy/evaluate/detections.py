@@ -44,7 +44,9 @@ class DetectionComparison:
     score_differences: NDArray[np.float64]
     mask_differences: NDArray[np.float64]
 
-    def matched_share(self, first: int | None = None, max_score_difference: float = np.inf) -> float:
+    def matched_share(
+        self, first: int | None = None, max_score_difference: float = np.inf
+    ) -> float:
         """Share of the reference's detections (of its `first`) that were found again.
 
         A match whose score differs by more does not count. 1.0 if there is nothing to find.

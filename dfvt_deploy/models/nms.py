@@ -106,7 +106,8 @@ def select_best(
     slot_ids = torch.arange(slots, device=device)
     group_ids = torch.arange(groups, device=device)[:, None]
     first_group = groups * torch.arange(batch, device=device)
-    corners = [corner.flatten(0, 1) for corner in boxes.unbind(-1)]
+    # Copies: what a loop reads may not share memory.
+    corners = [corner.flatten(0, 1).contiguous() for corner in boxes.unbind(-1)]
 
     def step(scores: Tensor, row: Tensors) -> tuple[Tensor, Tensors]:
         score, group = scores.amax(2).max(1)

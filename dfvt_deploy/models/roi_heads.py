@@ -69,12 +69,15 @@ class MaskHead(nn.Module):
         x = aligned
         for conv in self.convs:
             x = F.relu(conv(x))
-        x = F.relu(self.upsample(x)).flatten(2)
-        # The last convolution, for the one class that is wanted of each.
-        weight = self.conv_logits.weight[labels, :, 0, 0]
-        bias = self.conv_logits.bias[labels] if self.conv_logits.bias is not None else 0
-        logits = weight[:, None] @ x + bias[:, None, None]
-        return logits.sigmoid().unflatten(2, (MASK_SIZE, MASK_SIZE)).squeeze(1)
+        # A transposed convolution of kernel and stride 2 is a pointwise one to the four pixels of
+        # each cell, and the last convolution is needed for one class of each only.
+        phases = self.upsample.weight.permute(1, 2, 3, 0).reshape(-1, CHANNELS, 1, 1)
+        bias = self.upsample.get_parameter("bias").repeat_interleave(4)
+        x = F.relu(F.conv2d(x, phases, bias)).reshape(-1, CHANNELS, MASK_SIZE**2)
+        weight = self.conv_logits.weight[labels].reshape(-1, 1, CHANNELS)
+        logits = weight @ x + self.conv_logits.get_parameter("bias")[labels][:, None, None]
+        logits = F.pixel_shuffle(logits.reshape(-1, 4, MASK_BINS, MASK_BINS), 2)
+        return logits.sigmoid().squeeze(1)
 
 
 class RoIHead(nn.Module):
@@ -93,10 +96,11 @@ class RoIHead(nn.Module):
         """The pyramid, proposals (N, K, 4) in input pixels and int64 (N, 2) valid sizes."""
         features, strides = features[:4], STRIDES[:4]
         aligned = pyramid_roi_align(features, strides, proposals, BOX_BINS)
-        boxes, scores, labels = self.select(proposals, *self.bbox_head(aligned), image_sizes)
+        logits, deltas = self.bbox_head(aligned)
+        boxes, scores, labels = self.select(proposals, logits, deltas, image_sizes)
         aligned = pyramid_roi_align(features, strides, boxes, MASK_BINS)
         masks = self.mask_head(aligned, labels.flatten())
-        masks = masks.unflatten(0, (-1, DETECTIONS))
+        masks = masks.reshape(-1, DETECTIONS, MASK_SIZE, MASK_SIZE)
         used = scores > 0
         return PaddedDetections(
             boxes,
@@ -115,8 +119,8 @@ class RoIHead(nn.Module):
         are zeros.
         """
         count, classes = proposals.shape[1], self.num_classes
-        scores = logits.softmax(1)[:, :-1].unflatten(0, (-1, count)).transpose(1, 2)
-        deltas = deltas.unflatten(1, (classes, 4)).unflatten(0, (-1, count)) * self.stds
+        scores = logits.softmax(1)[:, :-1].reshape(-1, count, classes).transpose(1, 2)
+        deltas = deltas.reshape(-1, count, classes, 4) * self.stds
         boxes = box_ops.decode(proposals[:, None], deltas.transpose(1, 2))
         boxes = box_ops.clip(boxes, image_sizes)  # (N, classes, K, 4)
         # A proposal that ends at y 0 is padding, as in the published code.

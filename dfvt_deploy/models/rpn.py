@@ -67,9 +67,7 @@ class RPNHead(nn.Module):
             scores, indices = nms.top(scores, PROPOSALS)
             real = scores >= 0
         else:
-            level, slot, scores = nms.select_best(
-                shifted, scores, "soft", IOU_THRESHOLD, PROPOSALS
-            )
+            level, slot, scores = nms.select_best(shifted, scores, "soft", IOU_THRESHOLD, PROPOSALS)
             indices = level * PROPOSALS + slot
             first = torch.arange(PROPOSALS, device=scores.device) == 0
             real = (scores >= nms.MIN_SOFT_SCORE) | first  # the best is taken whatever it scores
@@ -79,7 +77,7 @@ class RPNHead(nn.Module):
     def _best(self, logits: Tensor, deltas: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Scores (N, 1000), anchor numbers (N, 1000) and deltas (N, 1000, 4) of a level's best."""
         scores = logits.permute(0, 2, 3, 1).flatten(1).sigmoid()
-        moves = deltas.permute(0, 2, 3, 1).flatten(1).unflatten(1, (-1, 4))
+        moves = deltas.permute(0, 2, 3, 1).reshape(deltas.shape[0], -1, 4)
         # A level may hold fewer anchors than are taken: empty slots keep the count constant.
         scores = F.pad(scores, (0, PROPOSALS), value=nms.REMOVED)
         moves = F.pad(moves, (0, 0, 0, PROPOSALS))
