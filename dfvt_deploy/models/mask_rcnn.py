@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from .backbone import BackboneConfig, DenseBackbone
 from .fpn import FPN
-from .nms import NmsKind
+from .nms import NmsKind, NmsOperator
 from .roi_heads import PaddedDetections, RoIHead
 from .rpn import RPNHead
 
@@ -32,17 +32,25 @@ class MaskRCNN(nn.Module):
     """Mask R-CNN; state-dict keys are those of the published checkpoints.
 
     `nms` is used for the proposals and for the classes alike; T and S were published with "hard",
-    B with "soft".
+    B with "soft". `nms_operator` matters to the exported graph only.
     """
 
-    def __init__(self, config: BackboneConfig, num_classes: int, nms: NmsKind) -> None:
+    def __init__(
+        self,
+        config: BackboneConfig,
+        num_classes: int,
+        nms: NmsKind,
+        nms_operator: NmsOperator = "loop",
+    ) -> None:
+        if nms == "soft" and nms_operator == "onnx":
+            raise ValueError('the ONNX operator has no soft NMS; use nms_operator "loop"')
         super().__init__()
         self.num_classes = num_classes
         self.nms = nms
         self.backbone = DenseBackbone(config)
         self.neck = FPN(config.channels)
-        self.rpn_head = RPNHead(nms)
-        self.roi_head = RoIHead(num_classes, nms)
+        self.rpn_head = RPNHead(nms, nms_operator)
+        self.roi_head = RoIHead(num_classes, nms, nms_operator)
 
     def forward(self, images: Tensor, image_sizes: Tensor | None = None) -> list[Detections]:
         """Normalised float32 (N, 3, H, W), sides multiples of 32, to one result per image.

@@ -16,6 +16,10 @@ from .box_ops import iou
 
 NmsKind = Literal["hard", "soft"]
 
+#: What an exported graph does hard NMS with: these loops, or the ONNX operator NonMaxSuppression,
+#: whose outputs change size with the data. The second is there to compare with.
+NmsOperator = Literal["loop", "onnx"]
+
 #: Score of a slot that is empty, taken or suppressed.
 REMOVED = -1.0
 
@@ -78,6 +82,32 @@ def greedy_keep(boxes: Tensor, real: Tensor, threshold: float) -> Tensor:
         return keep & ~(suppressed_by_i & keep.index_select(2, i)), ()
 
     return scan(step, real, (rank[:, None], suppressed))[0]
+
+
+def exported_keep(boxes: Tensor, scores: Tensor, threshold: float) -> Tensor:
+    """Hard NMS within each group by the ONNX operator; only while exporting.
+
+    boxes (N, G, K, 4), scores (N, G, K) with `REMOVED` in empty slots; returns bool (N, G, K).
+    """
+    batch, groups, slots = scores.shape
+    # One row per kept box: group, 0, slot. Its true length is known at run time only.
+    kept = torch.onnx.ops.symbolic(
+        "NonMaxSuppression",
+        (
+            boxes.flatten(0, 1),
+            scores.reshape(-1, 1, slots),
+            torch.tensor([slots]),
+            torch.tensor([threshold]),
+            torch.tensor([REMOVED / 2]),
+        ),
+        {"center_point_box": 0},
+        dtype=torch.int64,
+        shape=(batch * groups * slots, 3),
+        version=11,
+    )
+    group, zero, slot = kept.unbind(1)
+    keep = torch.zeros_like(scores, dtype=torch.bool).flatten(0, 1)
+    return keep.index_put((group, slot), zero == 0).reshape(-1, groups, slots)
 
 
 def select_best(

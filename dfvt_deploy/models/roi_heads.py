@@ -81,10 +81,13 @@ class MaskHead(nn.Module):
 
 
 class RoIHead(nn.Module):
-    def __init__(self, num_classes: int, nms_kind: nms.NmsKind) -> None:
+    def __init__(
+        self, num_classes: int, nms_kind: nms.NmsKind, nms_operator: nms.NmsOperator
+    ) -> None:
         super().__init__()
         self.num_classes = num_classes
         self.nms_kind = nms_kind
+        self.nms_operator = nms_operator
         self.bbox_head = BoxHead(num_classes)
         self.mask_head = MaskHead(num_classes)
         self.stds: Tensor
@@ -127,12 +130,19 @@ class RoIHead(nn.Module):
         real = (scores > SCORE_THRESHOLD) & (proposals[:, None, :, 3] > 0)
         scores = torch.where(real, scores, nms.REMOVED)
         candidates = torch.where(real[..., None], boxes, 0)
-        label, slot, scores = nms.select_best(
-            nms.shift_groups(candidates, dim=1), scores, self.nms_kind, IOU_THRESHOLD, DETECTIONS
-        )
+        shifted = nms.shift_groups(candidates, dim=1)
+        if self.nms_operator == "onnx" and torch.compiler.is_exporting():
+            keep = nms.exported_keep(shifted, scores, IOU_THRESHOLD)
+            scores = torch.where(keep, scores, nms.REMOVED).flatten(1)
+            scores, best = nms.top(scores, DETECTIONS)
+            label = best // count
+        else:
+            label, slot, scores = nms.select_best(
+                shifted, scores, self.nms_kind, IOU_THRESHOLD, DETECTIONS
+            )
+            best = label * count + slot
         used = scores >= nms.MIN_SOFT_SCORE
-        best = (label * count + slot)[:, :, None].expand(-1, -1, 4)
-        boxes = boxes.flatten(1, 2).gather(1, best)
+        boxes = boxes.flatten(1, 2).gather(1, best[:, :, None].expand(-1, -1, 4))
         return (
             torch.where(used[..., None], boxes, 0),
             torch.where(used, scores, 0),

@@ -27,9 +27,10 @@ def base_anchors() -> Tensor:
 
 
 class RPNHead(nn.Module):
-    def __init__(self, nms_kind: nms.NmsKind) -> None:
+    def __init__(self, nms_kind: nms.NmsKind, nms_operator: nms.NmsOperator) -> None:
         super().__init__()
         self.nms_kind = nms_kind
+        self.nms_operator = nms_operator
         self.rpn_conv = nn.Conv2d(CHANNELS, CHANNELS, 3, padding=1)
         self.rpn_cls = nn.Conv2d(CHANNELS, len(RATIOS), 1)
         self.rpn_reg = nn.Conv2d(CHANNELS, 4 * len(RATIOS), 1)
@@ -62,7 +63,10 @@ class RPNHead(nn.Module):
         boxes = torch.where(real[..., None], boxes, 0)
         shifted = nms.shift_groups(boxes, dim=1)
         if self.nms_kind == "hard":
-            keep = nms.greedy_keep(shifted, real, IOU_THRESHOLD)
+            if self.nms_operator == "onnx" and torch.compiler.is_exporting():
+                keep = nms.exported_keep(shifted, scores, IOU_THRESHOLD)
+            else:
+                keep = nms.greedy_keep(shifted, real, IOU_THRESHOLD)
             scores = torch.where(keep, scores, nms.REMOVED).flatten(1)
             scores, indices = nms.top(scores, PROPOSALS)
             real = scores >= 0
