@@ -1,0 +1,32 @@
+"""From a DFvT checkpoint to answers from NVIDIA Triton, with proof at every step.
+
+The steps of the command line are functions here, imported when first used:
+
+    from dfvt_deploy import export, populate, serve, predict
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+#: Where each function lives; no module may have the name of one.
+_FUNCTIONS = {
+    "export": "convert.export",
+    "open_artifact": "artifact",
+    "populate": "serving.repository",
+    "predict": "serving.client",
+    "serve": "serving.server",
+    "quickstart": "walkthrough",
+    "doctor": "checkup",
+}
+
+__all__ = ["__version__", *_FUNCTIONS]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _FUNCTIONS:
+        return getattr(import_module(f".{_FUNCTIONS[name]}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -86,10 +86,14 @@ class WindowAttention(nn.Module):
         self.relative_position_bias_table = nn.Parameter(torch.zeros((2 * WINDOW - 1) ** 2, heads))
         self.qkv = nn.Linear(channels, 3 * channels)
         self.proj = nn.Linear(channels, channels)
+        self.scale: Tensor
         self.index: Tensor
         self.seam_rows: Tensor
         self.seam_cols: Tensor
+        # The scale of q, applied to the weights, where it folds away at export.
+        scale = torch.tensor([self.head_dim**-0.5, 1.0, 1.0]).repeat_interleave(channels)
         seam_rows, seam_cols = _opposite_sides()
+        self.register_buffer("scale", scale, persistent=False)
         self.register_buffer("index", relative_position_index().flatten(), persistent=False)
         self.register_buffer("seam_rows", seam_rows, persistent=False)
         self.register_buffer("seam_cols", seam_cols, persistent=False)
@@ -114,15 +118,14 @@ class WindowAttention(nn.Module):
     def _attend(self, x: Tensor, rows: int, cols: int, channels: int) -> Tensor:
         # Windows join the head axis, so that bias and mask are one table for the whole batch.
         h, d, w = self.heads, self.head_dim, WINDOW
-        scale = torch.ones(3 * channels, dtype=x.dtype, device=x.device)
-        scale[:channels] = d**-0.5
-        qkv = F.linear(x, self.qkv.weight * scale[:, None], self.qkv.bias * scale)
+        qkv = F.linear(x, self.qkv.weight * self.scale[:, None], self.qkv.bias * self.scale)
         if rows == 1 and cols == 1 and not self.padded:
-            qkv = qkv.reshape(-1, w * w, 3 * h, d).transpose(1, 2)
+            qkv = qkv.reshape(-1, w * w, 3, h, d).permute(0, 2, 3, 1, 4)
         else:
             qkv = qkv.reshape(-1, rows, w, cols, w, 3, h, d).permute(0, 5, 1, 3, 6, 2, 4, 7)
-            qkv = qkv.reshape(-1, 3 * rows * cols * h, w * w, d)
-        q, k, v = qkv.chunk(3, dim=1)
+            qkv = qkv.reshape(-1, 3, rows * cols * h, w * w, d)
+        # Indexed, not split: a split's sizes are fixed by the exporters.
+        q, k, v = qkv[:, 0], qkv[:, 1], qkv[:, 2]
         attention = q @ k.transpose(2, 3) + self._bias(rows, cols)
         out = attention.softmax(dim=-1) @ v
         if rows == 1 and cols == 1 and not self.padded:
@@ -276,29 +279,19 @@ class PatchEmbed(nn.Module):
         return F.silu(self.norm(self.proj2(x)))
 
 
-class SpaceToDepthConv(nn.Sequential):
-    """Space-to-depth by 2, depthwise 3x3 and pointwise convolution, as the published module.
+def space_to_depth(x: Tensor) -> Tensor:
+    """(N, C, H, W) with even sides to (N, 4C, H/2, W/2), phases (0,0), (1,0), (0,1), (1,1)."""
+    return torch.cat([x[:, :, row::2, col::2] for col in (0, 1) for row in (0, 1)], dim=1)
 
-    The depthwise convolution of one phase of a space-to-depth is a convolution of the full map
-    with stride 2 and dilation 2, which saves the strided slices.
-    """
 
-    def __init__(self, channels: int) -> None:
-        wide = 4 * channels
-        super().__init__(
-            nn.Conv2d(wide, wide, 3, 1, 1, groups=wide, bias=False),
-            nn.BatchNorm2d(wide),
-            nn.Conv2d(wide, channels, 1, bias=False),
-            nn.BatchNorm2d(channels),
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) with even sides to (N, C, H/2, W/2)."""
-        phases = [x[:, :, row::2, col::2] for col in (0, 1) for row in (0, 1)]
-        x = torch.cat(phases, dim=1)
-        for layer in self:
-            x = layer(x)
-        return x
+def _multiresolution_conv(channels: int) -> nn.Sequential:
+    wide = 4 * channels
+    return nn.Sequential(
+        nn.Conv2d(wide, wide, 3, 1, 1, groups=wide, bias=False),
+        nn.BatchNorm2d(wide),
+        nn.Conv2d(wide, channels, 1, bias=False),
+        nn.BatchNorm2d(channels),
+    )
 
 
 def _to_tokens(x: Tensor) -> Tensor:
@@ -324,7 +317,9 @@ class Backbone(nn.Module):
         self.convlayers = nn.ModuleList(
             SpatialModule(c, stride=2 if i < 3 else 1) for i, c in enumerate(config.channels)
         )
-        self.multiresolution_conv = nn.ModuleList(SpaceToDepthConv(c) for c in config.channels[:3])
+        self.multiresolution_conv = nn.ModuleList(
+            _multiresolution_conv(c) for c in config.channels[:3]
+        )
 
     def forward_stage(self, stage: int, x: Tensor) -> tuple[Tensor, Tensor]:
         """Run stage `stage` on x (N, Ci, H, W).
@@ -334,7 +329,7 @@ class Backbone(nn.Module):
         """
         x_sp, x_inter = self.convlayers[stage](x)
         if stage < 3:
-            x_cnn = self.multiresolution_conv[stage](x_sp)
+            x_cnn = self.multiresolution_conv[stage](space_to_depth(x_sp))
             x = F.max_pool2d(x, 3, 2, 1)
         else:
             x_cnn = x

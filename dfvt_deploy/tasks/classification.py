@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from .images import Float32Array, UInt8Array
 
@@ -72,3 +73,37 @@ def postprocess(logits: NDArray[Any], k: int = TOP_K) -> tuple[NDArray[np.int32]
     scores = exponent / exponent.sum(axis=1, keepdims=True)
     ids = np.argsort(-scores, axis=1, kind="stable")[:, :k]
     return ids.astype(np.int32), np.take_along_axis(scores, ids, axis=1)
+
+
+def network_inputs(images: Iterable[Image.Image]) -> dict[str, NDArray[Any]]:
+    """RGB images to the network's `images`, uint8 RGB (N, 224, 224, 3).
+
+    They are taken one by one, so that a generator never holds two decoded images.
+    """
+    return {"images": np.stack([preprocess(image) for image in images])}
+
+
+def answers(
+    outputs: Mapping[str, NDArray[Any]], labels: Sequence[str], k: int = TOP_K
+) -> dict[str, NDArray[Any]]:
+    """What the served model answers, from the network's `logits`: `class_ids`, `scores` and
+    `labels` (UTF-8 bytes as objects), each (N, k). See `postprocess`."""
+    ids, scores = postprocess(outputs["logits"], k)
+    names = np.array([label.encode() for label in labels], dtype=np.object_)
+    return {"class_ids": ids, "scores": scores, "labels": names[ids]}
+
+
+def draw(image: Image.Image, labels: Sequence[str], scores: Sequence[float]) -> Image.Image:
+    """The image with its answers in a panel below, best first, scores as bars."""
+    scale = max(1.0, 480 / max(image.size))
+    image = image.resize((round(image.width * scale), round(image.height * scale)))
+    line = max(18, image.width // 26)
+    font = ImageFont.load_default(size=line * 0.7)
+    drawn = Image.new("RGB", (image.width, image.height + line * len(labels) + 8), "white")
+    drawn.paste(image, (0, 0))
+    canvas = ImageDraw.Draw(drawn)
+    for row, (label, score) in enumerate(zip(labels, scores, strict=True)):
+        top = image.height + 4 + row * line
+        canvas.rectangle((0, top, round(score * image.width), top + line - 2), fill="#bcd8f0")
+        canvas.text((6, top + line // 8), f"{score:6.1%}  {label}", fill="black", font=font)
+    return drawn

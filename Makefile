@@ -1,0 +1,41 @@
+# `make demo` and `make test` work on a machine with Python and make alone.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+# Pip arguments for PyTorch. Without a GPU: make setup TORCH="torch --index-url
+# https://download.pytorch.org/whl/cpu" saves several GB of CUDA libraries.
+TORCH ?= torch==2.13.0
+
+.PHONY: setup demo test check format schema clean
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet $(TORCH)
+	$(BIN)/python -m pip install --quiet --editable ".[test]"
+	touch $@
+
+demo: setup  ## from nothing to labels from a live Triton server
+	$(BIN)/dfvt-deploy quickstart --variant s
+
+test: setup  ## everything that CI runs
+	$(MAKE) check
+	$(BIN)/python -m pytest
+
+check: setup  ## style and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: setup
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+schema: setup  ## after a change of the manifest
+	$(BIN)/python -c "import json; from dfvt_deploy.artifact import manifest_schema as s; print(json.dumps(s(), indent=2))" > docs/manifest.schema.json
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,249 @@
+"""An exported model on disk: its folder, its manifest, and whether the two still agree.
+
+`manifest.json` is the record that everything after `export` reads: what the model is, which
+checkpoint it came from, its tensors, preprocessing and class names, which checks it passed with
+which figures, and the hash of every file. Its JSON schema is `manifest_schema()`.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+
+from .errors import ArtifactError
+from .files import sha256_of, write_text
+from .types import InputKind, Precision, Task, Variant
+
+MANIFEST = "manifest.json"
+ONNX_FILES = {
+    Precision.FP32: "model.onnx",
+    Precision.FP16: "model.fp16.onnx",
+    Precision.INT8: "model.int8.onnx",
+}
+SCHEMA_VERSION: Literal[1] = 1
+
+
+#: A file of the folder itself, never a path out of it.
+FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+
+
+class Record(BaseModel):
+    """Immutable, and strict about unknown fields."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class TensorSpec(Record):
+    """A graph input or output. A dimension is a size or the name of a symbolic one."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+
+
+class CheckpointRecord(Record):
+    """Where the weights came from. `source`: `file`, `published`, `untrained`, or `backbone` for
+    an untrained head on the backbone of the file."""
+
+    source: Literal["file", "published", "backbone", "untrained"]
+    file: str | None = None
+    layout: str | None = None
+    sha256: str | None = None
+
+
+class Preprocessing(Record):
+    """What turns a photograph into the network's input; done by `dfvt_deploy.tasks`.
+
+    `crop` and `canvas` are height and width; a canvas is the fixed size of a static export.
+    """
+
+    resize: str
+    interpolation: str
+    crop: tuple[int, int] | None = None
+    padding: str | None = None
+    canvas: tuple[int, int] | None = None
+    color: Literal["RGB"] = "RGB"
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    normalised_in_graph: bool
+
+
+class Check(Record):
+    """One comparison that was made, its figure and the limit it had to keep."""
+
+    name: str
+    figure: float
+    limit: float
+    passed: bool
+
+
+class GraphRecord(Record):
+    """The ONNX graph, before and after simplifying; operators by type."""
+
+    opset: int
+    ir_version: int
+    operators_before: dict[str, int]
+    operators: dict[str, int]
+
+    @property
+    def nodes_before(self) -> int:
+        return sum(self.operators_before.values())
+
+    @property
+    def nodes(self) -> int:
+        return sum(self.operators.values())
+
+
+class FileRecord(Record):
+    """A file of the folder. A derived file names its source's hash as it was then."""
+
+    size: int
+    sha256: str
+    precision: Precision
+    source_sha256: str | None = None
+
+
+class Manifest(Record):
+    """The record of one exported model (`manifest.json`)."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    name: str
+    task: Task
+    variant: Variant
+    num_classes: int
+    parameters: int
+    macs: int
+    created: str
+    command: str
+    versions: dict[str, str]
+    checkpoint: CheckpointRecord
+    input_kind: InputKind
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    preprocessing: Preprocessing
+    labels: tuple[str, ...]
+    graph: GraphRecord
+    checks: tuple[Check, ...]
+    seconds: dict[str, float]
+    files: dict[FileName, FileRecord] = Field(min_length=1)
+
+    @property
+    def trained(self) -> bool:
+        return self.checkpoint.source in ("file", "published")
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """An exported model whose files were just found to be those of its manifest."""
+
+    directory: Path
+    manifest: Manifest
+
+    def onnx_path(self, precision: Precision = Precision.FP32) -> Path:
+        """The ONNX file of a precision.
+
+        Raises:
+            ArtifactError: it was not made, or its source changed since.
+        """
+        name = ONNX_FILES[precision]
+        remake = (
+            f"dfvt-deploy export --variant {self.manifest.variant} --task {self.manifest.task}"
+            if precision is Precision.FP32
+            else f"dfvt-deploy convert --precision {precision}"
+        )
+        record = self.manifest.files.get(name)
+        if record is None:
+            raise ArtifactError(f"{self.directory} has no {name}; make it with: {remake}")
+        source = self.manifest.files[ONNX_FILES[Precision.FP32]]
+        if record.source_sha256 not in (None, source.sha256):
+            raise ArtifactError(
+                f"{self.directory / name} was made from another model.onnx; "
+                f"remake it with: {remake}"
+            )
+        return self.directory / name
+
+
+def file_record(path: Path, precision: Precision, source_sha256: str | None = None) -> FileRecord:
+    return FileRecord(
+        size=path.stat().st_size,
+        sha256=sha256_of(path),
+        precision=precision,
+        source_sha256=source_sha256,
+    )
+
+
+def open_artifact(directory: str | Path) -> Artifact:
+    """Read a folder of `exports/` and verify every file against its manifest.
+
+    Raises:
+        ArtifactError: no manifest, one of another schema, or a file is missing or was changed.
+    """
+    directory = Path(directory)
+    path = directory / MANIFEST
+    manifest = read_manifest(path)
+    for name, record in manifest.files.items():
+        file = directory / name
+        if not file.is_file():
+            raise ArtifactError(f"{file} is missing, {path} lists it; export the model again")
+        if file.stat().st_size != record.size or sha256_of(file) != record.sha256:
+            raise ArtifactError(
+                f"{file} was changed since it was written: its SHA-256 is not the one in "
+                f"{path.name}; export the model again, or restore the file"
+            )
+    return Artifact(directory, manifest)
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Parse and validate a manifest; see `open_artifact` for the files beside it."""
+    try:
+        content: Any = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ArtifactError(f"{path} does not exist; make it with: dfvt-deploy export") from None
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"{path} cannot be read: {error}; export the model again") from error
+    found = content.get("schema_version") if isinstance(content, dict) else None
+    if found != SCHEMA_VERSION:
+        raise ArtifactError(
+            f"{path} has schema version {found}, this dfvt-deploy reads {SCHEMA_VERSION}; "
+            "export the model again, or use the release that wrote it"
+        )
+    try:
+        return Manifest.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise ArtifactError(f"{path}: {where}: {first['msg']}; export the model again") from None
+
+
+def exported_models(exports: str | Path) -> list[Path]:
+    """Folders of `exports` that hold a manifest, by name.
+
+    Raises:
+        ArtifactError: there is none.
+    """
+    found = sorted(path.parent for path in Path(exports).glob(f"*/{MANIFEST}"))
+    if not found:
+        raise ArtifactError(f"{exports} holds no exported model; make one with: dfvt-deploy export")
+    return found
+
+
+def write_manifest(directory: Path, manifest: Manifest) -> Artifact:
+    """Write the manifest of a folder whose files are in place, whole or not at all."""
+    write_text(directory / MANIFEST, manifest.model_dump_json(indent=2) + "\n")
+    return Artifact(directory, manifest)
+
+
+def manifest_schema() -> dict[str, Any]:
+    """The JSON schema of `manifest.json`."""
+    schema = Manifest.model_json_schema()
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
+def now() -> str:
+    """This moment in UTC, ISO 8601, to the second."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")

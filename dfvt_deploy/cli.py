@@ -1,0 +1,544 @@
+"""The command line: parse, one call of the library, print.
+
+Heavy packages are imported inside the commands, so that `--help` needs none of them.
+"""
+
+from __future__ import annotations
+
+import shlex
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+
+import typer
+
+from . import __version__
+from .errors import DfvtError
+from .printing import print_export, print_json, print_prediction, print_table
+from .types import InputKind, Precision, Task, Variant
+
+if TYPE_CHECKING:
+    from .artifact import Artifact
+
+app = typer.Typer(
+    name="dfvt-deploy",
+    help="From a DFvT checkpoint to answers from NVIDIA Triton, checked at every step.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+
+INTERRUPTED = 130
+
+Choice = TypeVar("Choice", Variant, Task)
+
+#: Packages that a command may find missing, and the extra that brings each.
+_EXTRAS = {
+    "torch": "export",
+    "onnx": "export",
+    "onnxscript": "export",
+    "onnxsim": "export",
+    "safetensors": "export",
+    "onnxruntime": "cpu",
+    "tritonclient": "client",
+    "google": "client",
+}
+
+
+Json = Annotated[
+    bool, typer.Option("--json", help="One JSON document on stdout, the rest on stderr.")
+]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+VariantOption = Annotated[str, typer.Option("--variant", help="t, s, b or all.")]
+TaskOption = Annotated[str, typer.Option("--task", help="classification or all.")]
+CheckpointOption = Annotated[
+    str | None,
+    typer.Option(
+        "--checkpoint",
+        help="A file, or 'published' for the authors' release. Untrained weights without it.",
+    ),
+]
+OutputOption = Annotated[Path, typer.Option("--output", help="Folder of exported models.")]
+RepositoryOption = Annotated[Path, typer.Option("--repository", help="Triton model repository.")]
+
+
+@contextmanager
+def _errors_to_exit_codes(debug: bool) -> Iterator[None]:
+    """Print an error as one message and end with the exit code of its kind."""
+    try:
+        yield
+    except DfvtError as error:
+        code, message = error.exit_code, str(error)
+    except KeyboardInterrupt:
+        code, message = INTERRUPTED, "interrupted"
+    except ModuleNotFoundError as error:
+        package = (error.name or "").split(".")[0]
+        if package not in _EXTRAS:
+            raise
+        code = 3
+        message = f"{package} is not installed; run: pip install 'dfvt-deploy[{_EXTRAS[package]}]'"
+    except OSError as error:  # full disk, no permission: the machine's, not ours
+        code, message = 3, f"{error.filename or 'system'}: {error.strerror or error}"
+    except typer.Exit:
+        raise
+    except Exception as error:
+        code = 1
+        message = f"a bug of dfvt-deploy: {type(error).__name__}: {error}; please report it"
+    else:
+        return
+    if debug:
+        import traceback
+
+        traceback.print_exc()
+    print(f"error: {message}", file=sys.stderr)
+    raise typer.Exit(code)
+
+
+@contextmanager
+def _command(debug: bool) -> Iterator[None]:
+    """What every command runs in. A termination signal unwinds like Ctrl-C, so nothing is left."""
+
+    def interrupt(_signal: int, _frame: Any) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)
+    with _errors_to_exit_codes(debug):
+        yield
+
+
+def _version(show: bool) -> None:
+    if show:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def models(json_: Json = False, debug: Debug = False) -> None:
+    """Sizes of the nine models beside the published figures.
+
+    Example: `dfvt-deploy models`
+    """
+    with _command(debug):
+        from .models.table import model_table
+        from .progress import stage
+
+        with stage("counting parameters and multiply-accumulates"):
+            rows = model_table()
+        if json_:
+            return print_json([vars(row) for row in rows])
+        print_table(
+            "DFvT models (MACs counted here; the paper's FLOPs are multiply-accumulates)",
+            ["model", "input", "params M", "paper", "GMACs", "paper", "published accuracy"],
+            [
+                [
+                    row.name,
+                    f"{row.size[0]}x{row.size[1]}",
+                    "-" if row.parameters_m is None else f"{row.parameters_m:.1f}",
+                    f"{row.published_parameters_m:g}",
+                    "-" if row.gmacs is None else f"{row.gmacs:.3g}",
+                    f"{row.published_gflops:g}",
+                    ", ".join(f"{value:g} {label}" for label, value in row.accuracy.items()),
+                ]
+                for row in rows
+            ],
+        )
+
+
+@app.command()
+def export(
+    variant: VariantOption,
+    task: TaskOption = Task.CLASSIFICATION.value,
+    checkpoint: CheckpointOption = None,
+    output: OutputOption = Path("exports"),
+    name: Annotated[
+        str | None, typer.Option("--name", help="Model name; dfvt_VARIANT_TASK by default.")
+    ] = None,
+    input_: Annotated[
+        InputKind,
+        typer.Option("--input", help="uint8 NHWC pixels, or normalised float32 NCHW."),
+    ] = InputKind.UINT8,
+    opset: Annotated[int, typer.Option("--opset", help="ONNX opset, 17 to 23.")] = 20,
+    num_classes: Annotated[
+        int | None,
+        typer.Option("--num-classes", help="Must agree with the checkpoint; for none, chooses."),
+    ] = None,
+    labels: Annotated[
+        Path | None, typer.Option("--labels", help="Text file, one class name a line.")
+    ] = None,
+    json_: Json = False,
+    debug: Debug = False,
+) -> None:
+    """PyTorch to ONNX, simplified and checked against PyTorch.
+
+    Writes `exports/NAME/model.onnx` and `manifest.json`. A failure leaves earlier files as they
+    were.
+
+    Example: `dfvt-deploy export --variant s --checkpoint DFvT_S_7829.pth`
+    """
+    with _command(debug):
+        from .convert.export import export as export_model
+        from .errors import BadInput, StageFailed
+
+        chosen = [(t, v) for t in _tasks(task) for v in _variants(variant)]
+        if len(chosen) > 1 and (name or checkpoint not in (None, "published")):
+            raise BadInput("several models take neither --name nor a checkpoint file")
+        done: list[Artifact] = []
+        failed: list[str] = []
+        for each_task, each_variant in chosen:
+            try:
+                artifact = export_model(
+                    each_variant,
+                    each_task,
+                    checkpoint=checkpoint,
+                    output=output,
+                    name=name,
+                    input_kind=input_,
+                    opset=opset,
+                    num_classes=num_classes,
+                    labels=labels,
+                )
+            except DfvtError as error:
+                if len(chosen) == 1:
+                    raise
+                failed.append(f"{each_variant.upper()} {each_task}: {error}")
+                continue
+            done.append(artifact)
+            if not json_:
+                print_export(artifact)
+        if json_:
+            documents = [artifact.manifest.model_dump(mode="json") for artifact in done]
+            print_json(documents if len(chosen) > 1 else documents[0])
+        if failed:
+            raise StageFailed(f"{len(failed)} of {len(chosen)} failed: " + "; ".join(failed))
+
+
+@app.command()
+def populate(
+    model: Annotated[
+        list[str] | None, typer.Argument(help="Names under --exports; all of them by default.")
+    ] = None,
+    exports: Annotated[Path, typer.Option("--exports", help="Folder of exported models.")] = Path(
+        "exports"
+    ),
+    repository: RepositoryOption = Path("model_repository"),
+    backend: Annotated[
+        Literal["onnxruntime"], typer.Option("--backend", help="Of the network.")
+    ] = "onnxruntime",
+    precision: Annotated[Precision, typer.Option("--precision")] = Precision.FP32,
+    version: Annotated[
+        int | None, typer.Option("--version", help="Version number; the next one by default.")
+    ] = None,
+    device: Annotated[
+        Literal["cpu", "gpu"], typer.Option("--device", help="Where the network runs.")
+    ] = "cpu",
+    max_batch_size: Annotated[int, typer.Option("--max-batch-size")] = 64,
+    top_k: Annotated[int, typer.Option("--top-k", help="Answers per image.")] = 5,
+    max_bytes: Annotated[
+        int, typer.Option("--max-bytes", help="Largest encoded image the server takes.")
+    ] = 20 * 2**20,
+    max_pixels: Annotated[
+        int, typer.Option("--max-pixels", help="Most pixels of an image, checked undecoded.")
+    ] = 50_000_000,
+    instances: Annotated[int, typer.Option("--instances", help="Of the network.")] = 1,
+    preprocess_instances: Annotated[
+        int | None,
+        typer.Option("--preprocess-instances", help="Decoding processes; 2, on a GPU 4."),
+    ] = None,
+    threads: Annotated[
+        int, typer.Option("--threads", help="Of a network instance on the CPU; 0 for all cores.")
+    ] = 0,
+    queue_delay_us: Annotated[
+        int, typer.Option("--queue-delay-us", help="How long the network waits to fill a batch.")
+    ] = 0,
+    json_: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Add exported models to a Triton model repository, each as a new version.
+
+    Example: `dfvt-deploy populate dfvt_s_classification --device gpu`
+    """
+    with _command(debug):
+        from .artifact import exported_models
+        from .errors import BadInput
+        from .serving import repository as library
+        from .serving.config import Placement
+        from .tasks.images import ImageLimits
+
+        try:
+            options = library.PopulateOptions(
+                max_batch_size=max_batch_size,
+                k=top_k,
+                limits=ImageLimits(max_bytes, max_pixels),
+                placement=Placement(
+                    device=device,
+                    network_instances=instances,
+                    preprocess_instances=preprocess_instances or (4 if device == "gpu" else 2),
+                    threads=threads,
+                    queue_delay_us=queue_delay_us,
+                ),
+            )
+        except ValueError as error:
+            raise BadInput(str(error)) from error
+        folders = [exports / name for name in model] if model else exported_models(exports)
+        populated = [
+            library.populate(
+                folder,
+                repository=repository,
+                backend=backend,
+                precision=precision,
+                version=version,
+                options=options,
+            )
+            for folder in folders
+        ]
+        if json_:
+            return print_json([{**vars(p), "repository": str(p.repository)} for p in populated])
+        for each in populated:
+            print(f"{each.repository}: {each.name} version {each.version}")
+        print(f"next: dfvt-deploy serve --repository {repository}")
+
+
+@app.command()
+def serve(
+    repository: RepositoryOption = Path("model_repository"),
+    host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
+    http_port: Annotated[int, typer.Option("--http-port")] = 8000,
+    grpc_port: Annotated[int, typer.Option("--grpc-port")] = 8001,
+    metrics_port: Annotated[int, typer.Option("--metrics-port")] = 8002,
+    ephemeral_ports: Annotated[
+        bool, typer.Option("--ephemeral-ports", help="Take any free ports.")
+    ] = False,
+    log_file: Annotated[Path, typer.Option("--log-file", help="The server's log.")] = Path(
+        "tritonserver.log"
+    ),
+    timeout: Annotated[float, typer.Option("--timeout", help="Seconds to load the models.")] = 300,
+    expose_embedded: Annotated[
+        bool,
+        typer.Option(
+            "--expose-embedded",
+            help="Let the embedded server, which lacks security fixes, listen on --host.",
+        ),
+    ] = False,
+    docker: Annotated[
+        bool,
+        typer.Option("--docker", help="NVIDIA's container: print its command, run it if possible."),
+    ] = False,
+    json_: Json = False,
+    debug: Debug = False,
+) -> None:
+    """A Triton server on a model repository, until interrupted.
+
+    Takes the tritonserver on PATH, else the one of nvidia-pytriton. SIGTERM ends it with exit
+    code 0, Ctrl-C with 130, its own end with 5.
+
+    Example: `dfvt-deploy serve --repository model_repository`
+    """
+    with _command(debug):
+        from .serving import server as library
+
+        ports = library.Ports(http_port, grpc_port, metrics_port)
+        if docker:
+            from .serving.docker import docker_command, run
+
+            command = docker_command(repository, host, ports)
+            print(shlex.join(command), flush=True)
+            raise typer.Exit(run(command))
+        ports = library.EPHEMERAL if ephemeral_ports else ports
+        with (
+            library.stopped_by_sigterm(),
+            library.serve(
+                repository,
+                host=host,
+                ports=ports,
+                log_file=log_file,
+                expose_embedded=expose_embedded,
+                timeout=timeout,
+            ) as server,
+        ):
+            if json_:
+                print_json(server.urls())
+            else:
+                for what, value in server.urls().items():
+                    print(f"{what:8} {value if isinstance(value, str) else ', '.join(value)}")
+            sys.stdout.flush()
+            server.wait()
+
+
+@app.command()
+def predict(
+    image: Annotated[list[Path], typer.Argument(help="JPEG, PNG or WebP files.")],
+    model: Annotated[str, typer.Option("--model", help="Model name on the server.")],
+    protocol: Annotated[Literal["grpc", "http"], typer.Option("--protocol")] = "grpc",
+    url: Annotated[
+        str | None, typer.Option("--url", help="host:port; 127.0.0.1:8001, for http :8000.")
+    ] = None,
+    model_version: Annotated[
+        str, typer.Option("--model-version", help="The newest by default.")
+    ] = "",
+    save: Annotated[
+        Path | None, typer.Option("--save", help="Folder for images with the answers drawn in.")
+    ] = None,
+    timeout: Annotated[float, typer.Option("--timeout", help="Seconds for one request.")] = 60,
+    json_: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Ask a running Triton server about images.
+
+    Example: `dfvt-deploy predict cat.jpg --model dfvt_s_classification --protocol http`
+    """
+    with _command(debug):
+        from .serving import client as library
+
+        answers = []
+        for answer in library.predict(
+            image,
+            model,
+            url=url,
+            protocol=protocol,
+            version=model_version,
+            timeout=timeout,
+        ):
+            saved = library.draw(answer, save) if save else None
+            answers.append({**answer.as_json(), "saved": str(saved) if saved else None})
+            if not json_:
+                print_prediction(answer)
+                if saved:
+                    print(f"saved {saved}")
+        if json_:
+            print_json(answers)
+
+
+@app.command()
+def doctor(json_: Json = False, debug: Debug = False) -> None:
+    """What this machine has and lacks for each command, and how to get it.
+
+    Ends with 3 if something that is not optional is missing.
+
+    Example: `dfvt-deploy doctor`
+    """
+    with _command(debug):
+        from .checkup import doctor as examine
+
+        findings = examine()
+        if json_:
+            print_json([vars(finding) for finding in findings])
+        else:
+            print_table(
+                "This machine",
+                ["", "what", "found", "for", "what to do"],
+                [
+                    [
+                        "ok" if f.found else "-" if f.optional else "!!",
+                        f.name,
+                        f.found or "missing",
+                        f.commands,
+                        f.fix,
+                    ]
+                    for f in findings
+                ],
+            )
+        if any(not f.found and not f.optional for f in findings):
+            raise typer.Exit(3)
+
+
+@app.command()
+def quickstart(
+    variant: VariantOption = Variant.S.value,
+    task: TaskOption = Task.CLASSIFICATION.value,
+    checkpoint: CheckpointOption = None,
+    image: Annotated[
+        Path | None, typer.Option("--image", help="An image of yours; a sample by default.")
+    ] = None,
+    output: OutputOption = Path("exports"),
+    repository: RepositoryOption = Path("model_repository"),
+    json_: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Export, populate, serve and predict for one model, over HTTP and gRPC.
+
+    Example: `dfvt-deploy quickstart --variant s`
+    """
+    with _command(debug):
+        from .walkthrough import SAMPLE_IMAGE
+        from .walkthrough import quickstart as run
+
+        result = run(
+            _choice(Variant, "variant", variant),
+            _choice(Task, "task", task),
+            checkpoint=checkpoint,
+            image=image or SAMPLE_IMAGE,
+            output=output,
+            repository=repository,
+        )
+        manifest = result.artifact.manifest
+        if json_:
+            return print_json(
+                {
+                    "manifest": manifest.model_dump(mode="json", exclude={"labels"}),
+                    "version": result.populated.version,
+                    "http": result.http.as_json(),
+                    "grpc": result.grpc.as_json(),
+                    "seconds": {k: round(v, 3) for k, v in result.seconds.items()},
+                }
+            )
+        print_export(result.artifact, next_step=False)
+        print_table(
+            "Steps", ["step", "seconds"], [[k, f"{v:.2f}"] for k, v in result.seconds.items()]
+        )
+        print_table(
+            f"{manifest.name} version {result.populated.version}: {result.http.image}",
+            ["HTTP", "score", "gRPC", "score"],
+            [
+                [label, f"{score:.6f}", label_grpc, f"{score_grpc:.6f}"]
+                for label, score, label_grpc, score_grpc in zip(
+                    *(
+                        answer.outputs[key]
+                        for answer in (result.http, result.grpc)
+                        for key in ("labels", "scores")
+                    ),
+                    strict=True,
+                )
+            ],
+        )
+        print("HTTP and gRPC answer alike.")
+        if not manifest.trained:
+            print("The weights are untrained: the labels mean nothing. Give --checkpoint.")
+
+
+def _variants(value: str) -> list[Variant]:
+    return list(Variant) if value == "all" else [_choice(Variant, "variant", value)]
+
+
+def _tasks(value: str) -> list[Task]:
+    return list(Task) if value == "all" else [_choice(Task, "task", value)]
+
+
+def _choice(kind: type[Choice], what: str, value: str) -> Choice:
+    from .errors import BadInput
+
+    try:
+        return kind(value)
+    except ValueError:
+        raise BadInput(f"{what} {value!r} is none of {', '.join(kind)}, all") from None
+
+
+def main() -> None:
+    """Entry point of `dfvt-deploy`."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

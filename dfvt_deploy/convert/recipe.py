@@ -1,0 +1,78 @@
+"""What a task says about its export; one `ExportRecipe` in each of the files beside this one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ..artifact import Check, Preprocessing
+from ..errors import BadInput
+from ..runners import Runner
+from ..tasks.images import normalise
+from ..types import InputKind
+from .to_onnx import ExportableGraph
+
+#: Height and width of a canvas that is fixed at export.
+Canvas = tuple[int, int]
+
+SIZE_MULTIPLE = 32
+
+
+@dataclass(frozen=True)
+class GraphOptions:
+    """What may be chosen about an exported graph.
+
+    static: fixed height and width (dense tasks); they are dynamic without it.
+    logits: segmentation's logits as a second output.
+    """
+
+    input_kind: InputKind = InputKind.UINT8
+    static: Canvas | None = None
+    logits: bool = False
+
+    def __post_init__(self) -> None:
+        if self.static and any(s < SIZE_MULTIPLE or s % SIZE_MULTIPLE for s in self.static):
+            height, width = self.static
+            fit = [max(1, round(s / SIZE_MULTIPLE)) * SIZE_MULTIPLE for s in self.static]
+            raise BadInput(
+                f"--static {height}x{width} is not in multiples of {SIZE_MULTIPLE}; "
+                f"the nearest is {fit[0]}x{fit[1]}"
+            )
+
+
+@dataclass(frozen=True)
+class ExportRecipe:
+    """How one task is exported.
+
+    graph: the module to export for a model, with examples.
+    meta_inputs: inputs of the model on the meta device at the size of the published MACs.
+    checks: compares a runner of the exported file with the model in PyTorch.
+    preprocessing: the record for the manifest.
+    refuse: raises BadInput for options that the task does not have.
+    """
+
+    graph: Callable[[Any, GraphOptions], ExportableGraph]
+    meta_inputs: Callable[[], tuple[torch.Tensor, ...]]
+    checks: Callable[[Any, Runner, GraphOptions], tuple[Check, ...]]
+    preprocessing: Callable[[GraphOptions], Preprocessing]
+    refuse: Callable[[GraphOptions], None]
+
+
+def random_images(batch: int, height: int, width: int) -> NDArray[np.uint8]:
+    """Smooth colours with noise on top, uint8 RGB (N, H, W, 3), the same at every call."""
+    rng = np.random.default_rng([batch, height, width])
+    coarse = rng.integers(0, 256, (batch, 8, 8, 3)).astype(np.float32)
+    rows = np.arange(height) * 8 // height
+    cols = np.arange(width) * 8 // width
+    images = coarse[:, rows][:, :, cols] + rng.normal(0, 20, (batch, height, width, 3))
+    return images.clip(0, 255).astype(np.uint8)
+
+
+def as_input(images: NDArray[np.uint8], kind: InputKind) -> NDArray[Any]:
+    """uint8 RGB (N, H, W, 3) as the graph's `images`."""
+    return images if kind is InputKind.UINT8 else normalise(images)

@@ -1,0 +1,14 @@
+"""The tasks that can be exported."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ..types import Task
+from . import classification, segmentation
+from .recipe import ExportRecipe
+
+RECIPES: Mapping[Task, ExportRecipe] = {
+    Task.CLASSIFICATION: classification.RECIPE,
+    Task.SEGMENTATION: segmentation.RECIPE,
+}

@@ -1,0 +1,106 @@
+"""How UPerNet is exported and checked."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn import functional as F
+
+from ..artifact import Check, Preprocessing
+from ..models.segmentation_graph import SegmentationGraph
+from ..models.upernet import UPerNet
+from ..runners import Runner
+from ..tasks import segmentation
+from ..tasks.images import MEAN, STD, normalise
+from ..types import InputKind
+from .recipe import ExportRecipe, GraphOptions, as_input, random_images
+from .to_onnx import ExportableGraph
+
+#: Share of pixels at which onnxruntime and PyTorch may choose another class.
+MAX_OTHER_PIXELS = 1e-3
+
+#: Batch and canvas of the comparisons of a dynamic export. None is the example it was traced at.
+CHECKED_CANVASES = ((1, 64, 64), (2, 96, 224), (1, 256, 128))
+
+_EXAMPLE = (128, 192)
+
+#: The first of each batch is padded, by these pixels at the bottom and the right.
+_PADDING = (5, 17)
+
+
+def _feed(
+    batch: int, height: int, width: int, options: GraphOptions
+) -> tuple[dict[str, NDArray[Any]], torch.Tensor, torch.Tensor]:
+    images = random_images(batch, height, width)
+    sizes = np.tile(np.array([height, width], np.int64), (batch, 1))
+    sizes[0] -= _PADDING
+    feed = {"images": as_input(images, options.input_kind), "image_sizes": sizes}
+    return feed, torch.from_numpy(normalise(images)), torch.from_numpy(sizes)
+
+
+def _graph(model: UPerNet, options: GraphOptions) -> ExportableGraph:
+    height, width = options.static or _EXAMPLE
+    feed, _, _ = _feed(2, height, width, options)
+    rows, cols = (1, 2) if options.input_kind is InputKind.UINT8 else (2, 3)
+    images, class_map, logits = {0: "batch"}, {0: "batch"}, {0: "batch"}
+    if options.static is None:
+        images |= {rows: "height", cols: "width"}
+        class_map |= {1: "height", 2: "width"}
+        logits |= {2: "logit_height", 3: "logit_width"}
+    return ExportableGraph(
+        module=SegmentationGraph(model, options.input_kind, with_logits=options.logits).eval(),
+        inputs={name: torch.from_numpy(value) for name, value in feed.items()},
+        dynamic={"images": images, "image_sizes": {0: "batch"}},
+        dynamic_outputs={"class_map": class_map} | ({"logits": logits} if options.logits else {}),
+        multiples={"height": segmentation.SIZE_MULTIPLE, "width": segmentation.SIZE_MULTIPLE},
+    )
+
+
+def _meta_inputs() -> tuple[torch.Tensor, ...]:
+    shape = (1, 3, segmentation.SHORT_SIDE, segmentation.LONG_SIDE)
+    return (torch.zeros(shape, device="meta"),)
+
+
+def _checks(model: UPerNet, runner: Runner, options: GraphOptions) -> tuple[Check, ...]:
+    checks = []
+    canvases = [(b, *options.static) for b in (1, 2)] if options.static else CHECKED_CANVASES
+    for batch, height, width in canvases:
+        feed, images, sizes = _feed(batch, height, width, options)
+        with torch.no_grad():
+            logits = model(images, sizes)
+            enlarged = F.interpolate(logits, (height, width), mode="bilinear", align_corners=False)
+        finite = bool(torch.isfinite(logits).all())
+        found = runner.infer(feed)["class_map"]
+        other = float(np.mean(found != enlarged.argmax(1).numpy())) if finite else float("nan")
+        checks.append(
+            Check(
+                name="onnxruntime against PyTorch, class map, "
+                f"batch {batch} of {height}x{width}, share of other pixels",
+                figure=other,
+                limit=MAX_OTHER_PIXELS,
+                passed=other <= MAX_OTHER_PIXELS,
+            )
+        )
+    return tuple(checks)
+
+
+def _preprocessing(options: GraphOptions) -> Preprocessing:
+    return Preprocessing(
+        resize=f"into {segmentation.LONG_SIDE}x{segmentation.SHORT_SIDE}, in proportion",
+        interpolation="OpenCV INTER_LINEAR",
+        padding=f"right and bottom to a multiple of {segmentation.SIZE_MULTIPLE}",
+        canvas=options.static,
+        mean=MEAN,
+        std=STD,
+        normalised_in_graph=options.input_kind is InputKind.UINT8,
+    )
+
+
+def _refuse(options: GraphOptions) -> None:
+    """Every option is one of segmentation."""
+
+
+RECIPE = ExportRecipe(_graph, _meta_inputs, _checks, _preprocessing, _refuse)

@@ -1,0 +1,147 @@
+"""The authors' released checkpoints: downloaded once, resumed, and pinned by hash."""
+
+from __future__ import annotations
+
+import json
+import os
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from http.client import HTTPException, HTTPResponse
+from pathlib import Path
+
+from ..errors import BadInput, StageFailed
+from ..files import sha256_of, write_text
+from ..progress import download_bar
+from ..types import Task, Variant
+
+RELEASE_URL = "https://github.com/ginobilinie/DFvT/releases/download/Classification"
+
+RELEASE_FILES: Mapping[Variant, str] = {
+    Variant.T: "DFvT_T_7295.pth",
+    Variant.S: "DFvT_S_7829.pth",
+    Variant.B: "DFvT_B_8198.pth",
+}
+
+_TIMEOUT_S = 60
+_CHUNK = 2**18
+
+
+def cache_directory() -> Path:
+    """`$DFVT_DEPLOY_CACHE`, else `dfvt-deploy` in the user's cache directory."""
+    if chosen := os.environ.get("DFVT_DEPLOY_CACHE"):
+        return Path(chosen)
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "dfvt-deploy"
+
+
+def published_checkpoint(
+    task: Task,
+    variant: Variant,
+    *,
+    cache: Path | None = None,
+    release_url: str | None = None,
+) -> Path:
+    """The authors' checkpoint of a model, downloaded into the cache if it is not there.
+
+    The first download's SHA-256 is recorded beside the file (`<file>.json`). From then on a file
+    with another hash is refused, in the cache or downloaded anew. An interrupted download is
+    resumed. `$DFVT_DEPLOY_RELEASE_URL` names a mirror.
+
+    Raises:
+        BadInput: the authors published no checkpoint for this task.
+        StageFailed: not reachable, incomplete, or not the file that was recorded.
+    """
+    if task is not Task.CLASSIFICATION:
+        raise BadInput(
+            f"the authors published no {task} checkpoint, only {Task.CLASSIFICATION}; "
+            "give --checkpoint a file"
+        )
+    cache = cache or cache_directory()
+    base = release_url or os.environ.get("DFVT_DEPLOY_RELEASE_URL") or RELEASE_URL
+    file = cache / RELEASE_FILES[variant]
+    record = file.with_name(file.name + ".json")
+    if not file.is_file():
+        download(f"{base}/{file.name}", file, expected_sha256=_recorded_hash(record))
+    sha256, recorded = sha256_of(file), _recorded_hash(record)
+    if recorded is None:
+        facts = {"url": f"{base}/{file.name}", "size": file.stat().st_size, "sha256": sha256}
+        write_text(record, json.dumps(facts, indent=2) + "\n")
+    elif sha256 != recorded:
+        raise StageFailed(
+            f"{file} has SHA-256 {sha256}, recorded at its first download: {recorded}; "
+            "it was changed since. Delete it to download it again"
+        )
+    return file
+
+
+def _recorded_hash(record: Path) -> str | None:
+    if not record.is_file():
+        return None
+    try:
+        return str(json.loads(record.read_text(encoding="utf-8"))["sha256"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise StageFailed(
+            f"{record} is damaged ({error}); delete it to accept the file beside it as it is"
+        ) from error
+
+
+def download(url: str, file: Path, *, expected_sha256: str | None = None) -> None:
+    """Download `url` to `file` with a progress bar, resuming what `<file>.part` already holds.
+
+    Raises:
+        StageFailed: not reachable, shorter or longer than the server said, or of another hash.
+    """
+    part = file.with_name(file.name + ".part")
+    validator_file = part.with_name(part.name + ".validator")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        _fetch(url, part, validator_file)
+    except urllib.error.HTTPError as error:
+        raise StageFailed(f"{url}: the server answered {error.code} {error.reason}") from error
+    except (OSError, HTTPException) as error:
+        raise StageFailed(
+            f"{url} could not be downloaded: {error}; run the command again to go on where it "
+            "stopped, or download the file and give it with --checkpoint"
+        ) from error
+    if expected_sha256 is not None and (sha256 := sha256_of(part)) != expected_sha256:
+        part.unlink()
+        raise StageFailed(
+            f"{url} now has SHA-256 {sha256}, its first download had {expected_sha256}; refused. "
+            f"If the authors replaced it and you trust the new file, delete {file}.json"
+        )
+    validator_file.unlink(missing_ok=True)
+    part.replace(file)
+
+
+def _fetch(url: str, part: Path, validator_file: Path) -> None:
+    have = part.stat().st_size if part.exists() and validator_file.exists() else 0
+    request = urllib.request.Request(url)
+    if have:
+        request.add_header("Range", f"bytes={have}-")
+        request.add_header("If-Range", validator_file.read_text(encoding="ascii"))
+    try:
+        response: HTTPResponse = urllib.request.urlopen(request, timeout=_TIMEOUT_S)
+    except urllib.error.HTTPError as error:
+        if error.code != 416:  # nothing left to send, or another file: begin anew
+            raise
+        part.unlink(missing_ok=True)
+        return _fetch(url, part, validator_file)
+    with response:
+        if response.status != 206:
+            have = 0
+        length = response.headers.get("Content-Length")
+        total = have + int(length) if length is not None else None
+        validator = response.headers.get("ETag") or response.headers.get("Last-Modified")
+        if validator:
+            validator_file.write_text(validator, encoding="ascii")
+        else:  # without one, a resumed file could be spliced from two
+            validator_file.unlink(missing_ok=True)
+        with part.open("ab" if have else "wb") as out, download_bar() as bar:
+            task = bar.add_task(part.stem, total=total, completed=have)
+            while chunk := response.read(_CHUNK):
+                out.write(chunk)
+                bar.advance(task, len(chunk))
+    size = part.stat().st_size
+    if total is not None and size != total:
+        raise OSError(f"{size:,} of {total:,} bytes arrived")

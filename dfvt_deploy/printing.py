@@ -1,0 +1,66 @@
+"""Answers of the command line on stdout: tables for people, one JSON document for machines."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .artifact import Artifact
+    from .serving.client import Prediction
+
+
+def print_json(document: Any) -> None:
+    print(json.dumps(document, indent=2))
+
+
+def print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left")
+    for column in columns:
+        table.add_column(column)
+    for row in rows:
+        table.add_row(*row)
+    Console(highlight=False, markup=False).print(table)
+
+
+def print_export(artifact: Artifact, *, next_step: bool = True) -> None:
+    manifest = artifact.manifest
+    before, after = manifest.graph.operators_before, manifest.graph.operators
+    rows = [
+        [operator, str(before.get(operator, 0)), str(after.get(operator, 0))]
+        for operator in sorted(before.keys() | after.keys())
+    ]
+    rows.append(["all", str(manifest.graph.nodes_before), str(manifest.graph.nodes)])
+    print_table(
+        f"{manifest.name}: operators, opset {manifest.graph.opset}",
+        ["operator", "exported", "simplified"],
+        rows,
+    )
+    for check in manifest.checks:
+        print(f"{check.name}: {check.figure:.2g} (limit {check.limit:.0e})")
+    times = ", ".join(f"{step} {seconds:.1f} s" for step, seconds in manifest.seconds.items())
+    for name, record in manifest.files.items():
+        print(f"{artifact.directory / name}: {record.size / 1e6:.1f} MB ({times})")
+    if next_step:
+        print(
+            f"next: dfvt-deploy populate {manifest.name} --exports {artifact.directory.parent}, "
+            "then dfvt-deploy serve"
+        )
+
+
+def print_prediction(prediction: Prediction) -> None:
+    outputs = prediction.outputs
+    print_table(
+        f"{prediction.image} ({prediction.milliseconds:.1f} ms, "
+        f"{prediction.bytes_sent:,} bytes sent, {prediction.bytes_received:,} received)",
+        ["class", "label", "score"],
+        [
+            [str(class_id), str(label), f"{score:.6f}"]
+            for class_id, label, score in zip(
+                outputs["class_ids"], outputs["labels"], outputs["scores"], strict=True
+            )
+        ],
+    )

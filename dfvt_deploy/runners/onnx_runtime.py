@@ -1,0 +1,61 @@
+"""ONNX files in onnxruntime."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from numpy.typing import NDArray
+
+from ..errors import MissingDependency, StageFailed
+from . import Tensors
+
+
+class OnnxRuntimeRunner:
+    """One ONNX file in one session.
+
+    Args:
+        providers: in order of preference; the CPU by default, so that figures compare.
+        threads: of one operator; onnxruntime's choice (all cores) by default.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        providers: Sequence[str] = ("CPUExecutionProvider",),
+        threads: int | None = None,
+    ) -> None:
+        self.path = path
+        self.providers = providers
+        self.threads = threads
+        self._session: Any = None
+
+    def __enter__(self) -> OnnxRuntimeRunner:
+        try:
+            import onnxruntime
+        except ImportError:
+            raise MissingDependency("onnxruntime", "cpu") from None
+        options = onnxruntime.SessionOptions()
+        if self.threads:
+            options.intra_op_num_threads = self.threads
+        try:
+            self._session = onnxruntime.InferenceSession(
+                str(self.path), options, providers=list(self.providers)
+            )
+        except Exception as error:  # onnxruntime's exceptions have no common base
+            raise StageFailed(f"onnxruntime cannot load {self.path}: {error}") from error
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._session = None
+
+    def infer(self, feed: Tensors) -> dict[str, NDArray[Any]]:
+        names = [output.name for output in self._session.get_outputs()]
+        return dict(zip(names, self._session.run(names, dict(feed)), strict=True))

@@ -1,0 +1,103 @@
+"""`predict`: image files to answers of a running Triton."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import BadInput
+from ..runners.triton import Protocol, TritonRunner
+from ..tasks import classification
+from ..tasks.images import decode_image
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The ensemble's answer for one image.
+
+    outputs: the arrays of the contract without their batch dimension (CONTRACT: `class_ids`,
+        `scores`, `labels` for classification), strings decoded.
+    milliseconds: from sending to having the answer.
+    bytes_sent, bytes_received: payload of the tensors.
+    """
+
+    image: str
+    outputs: dict[str, NDArray[Any]]
+    milliseconds: float
+    bytes_sent: int
+    bytes_received: int
+
+    def as_json(self) -> dict[str, Any]:
+        outputs = {name: value.tolist() for name, value in self.outputs.items()}
+        return {**vars(self), "outputs": outputs, "milliseconds": round(self.milliseconds, 3)}
+
+
+def predict(
+    images: Sequence[str | Path],
+    model: str,
+    *,
+    url: str | None = None,
+    protocol: Protocol = "grpc",
+    version: str = "",
+    timeout: float = 60,
+) -> Iterator[Prediction]:
+    """Send each image as it is, one a request, and yield the answers in order.
+
+    Raises:
+        BadInput: an image cannot be read, or the server refuses it.
+        ServerFailed: nobody answers, or the server failed.
+    """
+    with TritonRunner(model, url, protocol, version=version, timeout=timeout) as runner:
+        for image in images:
+            encoded = read_image(image)
+            start = time.perf_counter()
+            try:
+                outputs = runner.infer({"image": np.array([[encoded]], dtype=np.object_)})
+            except BadInput as error:
+                raise BadInput(f"{image}: {error}") from error
+            seconds = time.perf_counter() - start
+            yield Prediction(
+                image=str(image),
+                outputs={name: _text(value[0]) for name, value in outputs.items()},
+                milliseconds=seconds * 1000,
+                bytes_sent=len(encoded),
+                bytes_received=sum(map(_payload, outputs.values())),
+            )
+
+
+def read_image(path: str | Path) -> bytes:
+    """The bytes of an image file."""
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise BadInput(f"image {path} cannot be read: {error.strerror}") from error
+
+
+def draw(prediction: Prediction, directory: Path) -> Path:
+    """Draw a prediction on its image and save it as `<directory>/<image name>.png`."""
+    image = decode_image(read_image(prediction.image))
+    drawn = classification.draw(
+        image, prediction.outputs["labels"].tolist(), prediction.outputs["scores"].tolist()
+    )
+    directory.mkdir(parents=True, exist_ok=True)
+    path = directory / f"{Path(prediction.image).stem}.png"
+    drawn.save(path)
+    return path
+
+
+def _text(value: NDArray[Any]) -> NDArray[Any]:
+    if value.dtype != np.object_:
+        return value
+    return np.array([item.decode() for item in value.reshape(-1)]).reshape(value.shape)
+
+
+def _payload(value: NDArray[Any]) -> int:
+    if value.dtype != np.object_:
+        return value.nbytes
+    return sum(4 + len(item) for item in value.reshape(-1))  # each string after its length

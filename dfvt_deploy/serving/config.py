@@ -1,0 +1,210 @@
+"""config.pbtxt of the four models of one task, as protobuf messages.
+
+Field by field: https://docs.nvidia.com/deeplearning/triton-inference-server (model
+configuration); the backends' own parameters in the README of each backend.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2 as schema
+
+from ..artifact import Manifest, TensorSpec
+from ..tasks.images import ImageLimits
+
+#: File of the encoded image (4-byte length, then the bytes) that warms up preprocessing.
+WARMUP_IMAGE = "sample.bytes"
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where the steps run and how often.
+
+    device: of the network. On `cpu` one instance uses all cores (an omitted count would mean two
+        instances, each with a pool of all cores); on `gpu` there is one per GPU.
+    preprocess_instances: processes that decode images; they bound the throughput of a fast GPU.
+    threads: of one network instance on the CPU; 0 for all cores.
+    queue_delay_us: how long the network waits for more images to fill a batch.
+    """
+
+    device: Literal["cpu", "gpu"] = "cpu"
+    network_instances: int = 1
+    preprocess_instances: int = 2
+    threads: int = 0
+    queue_delay_us: int = 0
+
+
+_DTYPES = {
+    "uint8": schema.TYPE_UINT8,
+    "int32": schema.TYPE_INT32,
+    "int64": schema.TYPE_INT64,
+    "float32": schema.TYPE_FP32,
+    "bytes": schema.TYPE_STRING,
+}
+
+_BACKENDS = {"onnxruntime": ("onnxruntime", "model.onnx"), "tensorrt": ("tensorrt", "model.plan")}
+
+
+def network_config(
+    manifest: Manifest, backend: str, max_batch_size: int, placement: Placement
+) -> schema.ModelConfig:
+    """`<name>_network`: the exported file, also callable directly with tensors."""
+    backend, filename = _BACKENDS[backend]
+    config = schema.ModelConfig(
+        name=f"{manifest.name}_network",
+        backend=backend,
+        default_model_filename=filename,
+        max_batch_size=max_batch_size,
+        input=[_input(spec) for spec in manifest.inputs],
+        output=[_output(spec) for spec in manifest.outputs],
+        dynamic_batching=schema.ModelDynamicBatching(
+            max_queue_delay_microseconds=placement.queue_delay_us
+        ),
+    )
+    _instances(config, placement.device, placement.network_instances)
+    if backend == "onnxruntime" and placement.device == "cpu":
+        _parameters(config, intra_op_thread_count=placement.threads, inter_op_thread_count=1)
+    warmup = config.model_warmup.add(name="one", batch_size=1)
+    for spec in manifest.inputs:
+        tensor = warmup.inputs[spec.name]
+        tensor.data_type = _DTYPES[spec.dtype]
+        tensor.dims.extend(_dims(spec))
+        tensor.zero_data = True
+    return config
+
+
+def preprocess_config(
+    manifest: Manifest, max_batch_size: int, placement: Placement, limits: ImageLimits
+) -> schema.ModelConfig:
+    """`<name>_preprocess`: encoded images to tensors. Not batched by the server: an image is
+    decoded as soon as a process is free."""
+    config = _python_model(manifest, "preprocess", max_batch_size, placement.preprocess_instances)
+    config.input.append(_image_input())
+    config.output.extend(_output(spec) for spec in manifest.inputs)
+    _parameters(
+        config,
+        task=manifest.task,
+        input=manifest.input_kind,
+        max_bytes=limits.max_bytes,
+        max_pixels=limits.max_pixels,
+    )
+    warmup = config.model_warmup.add(name="one", batch_size=1)
+    tensor = warmup.inputs["image"]
+    tensor.data_type = schema.TYPE_STRING
+    tensor.dims.append(1)
+    tensor.input_data_file = WARMUP_IMAGE
+    return config
+
+
+def postprocess_config(
+    manifest: Manifest,
+    max_batch_size: int,
+    outputs: Sequence[TensorSpec],
+    options: Mapping[str, Any],
+) -> schema.ModelConfig:
+    """`<name>_postprocess`: the network's outputs to the answers `outputs`."""
+    config = _python_model(manifest, "postprocess", max_batch_size, 1)
+    config.input.extend(_input(spec) for spec in manifest.outputs)
+    config.output.extend(_output(spec) for spec in outputs)
+    _parameters(config, task=manifest.task, options=json.dumps(dict(options)))
+    return config
+
+
+def ensemble_config(
+    manifest: Manifest, max_batch_size: int, outputs: Sequence[TensorSpec]
+) -> schema.ModelConfig:
+    """`<name>`: image in, answers out, through the newest version of each step."""
+    config = schema.ModelConfig(
+        name=manifest.name,
+        platform="ensemble",
+        max_batch_size=max_batch_size,
+        input=[_image_input()],
+        output=[_output(spec) for spec in outputs],
+    )
+    for step, inputs, produced in (
+        ("preprocess", ["image"], [spec.name for spec in manifest.inputs]),
+        (
+            "network",
+            [spec.name for spec in manifest.inputs],
+            [spec.name for spec in manifest.outputs],
+        ),
+        (
+            "postprocess",
+            [spec.name for spec in manifest.outputs],
+            [spec.name for spec in outputs],
+        ),
+    ):
+        entry = config.ensemble_scheduling.step.add(
+            model_name=f"{manifest.name}_{step}", model_version=-1
+        )
+        entry.input_map.update({name: name for name in inputs})
+        entry.output_map.update({name: name for name in produced})
+    return config
+
+
+def classification_outputs(k: int) -> tuple[TensorSpec, ...]:
+    """Answers of a classifier's ensemble (batch dimension included)."""
+    return (
+        TensorSpec(name="class_ids", dtype="int32", shape=("batch", k)),
+        TensorSpec(name="scores", dtype="float32", shape=("batch", k)),
+        TensorSpec(name="labels", dtype="bytes", shape=("batch", k)),
+    )
+
+
+def to_text(config: schema.ModelConfig) -> str:
+    """The text of a config.pbtxt."""
+    return text_format.MessageToString(config)
+
+
+def from_text(text: str) -> schema.ModelConfig:
+    """Parse a config.pbtxt; raises `google.protobuf.text_format.ParseError`."""
+    return text_format.Parse(text, schema.ModelConfig())
+
+
+def _python_model(
+    manifest: Manifest, step: str, max_batch_size: int, instances: int
+) -> schema.ModelConfig:
+    config = schema.ModelConfig(
+        name=f"{manifest.name}_{step}",
+        backend="python",
+        default_model_filename="model.py",
+        max_batch_size=max_batch_size,
+    )
+    _instances(config, "cpu", instances)
+    return config
+
+
+def _instances(config: schema.ModelConfig, device: str, count: int) -> None:
+    kind = (
+        schema.ModelInstanceGroup.KIND_GPU
+        if device == "gpu"
+        else schema.ModelInstanceGroup.KIND_CPU
+    )
+    config.instance_group.add(kind=kind, count=count)
+
+
+def _parameters(config: schema.ModelConfig, **parameters: object) -> None:
+    for key, value in parameters.items():
+        config.parameters[key].string_value = str(value)
+
+
+def _image_input() -> schema.ModelInput:
+    return schema.ModelInput(name="image", data_type=schema.TYPE_STRING, dims=[1])
+
+
+def _dims(spec: TensorSpec) -> list[int]:
+    """Dimensions without the batch, which Triton counts separately; symbolic ones are -1."""
+    return [dim if isinstance(dim, int) else -1 for dim in spec.shape[1:]]
+
+
+def _input(spec: TensorSpec) -> schema.ModelInput:
+    return schema.ModelInput(name=spec.name, data_type=_DTYPES[spec.dtype], dims=_dims(spec))
+
+
+def _output(spec: TensorSpec) -> schema.ModelOutput:
+    return schema.ModelOutput(name=spec.name, data_type=_DTYPES[spec.dtype], dims=_dims(spec))

@@ -1,0 +1,79 @@
+"""`serve --docker`: NVIDIA's container on the same repository."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+from ..errors import BadInput
+from ..progress import note
+from .layout import CONFIG
+from .server import RESTRICTED, Ports
+
+#: A release with the security fixes that the embedded server lacks (26.04 or later).
+IMAGE = "nvcr.io/nvidia/tritonserver:26.07-py3"
+
+
+def docker_command(repository: Path, host: str, ports: Ports) -> list[str]:
+    """The `docker run` that serves a repository, published on `host` with these ports.
+
+    The repository is mounted read-only; its requirements.txt is installed as the container
+    starts, since NVIDIA's image has no Pillow and no OpenCV.
+
+    Raises:
+        BadInput: there is no such repository.
+    """
+    configs = [path.read_text(encoding="utf-8") for path in repository.glob(f"*/{CONFIG}")]
+    if not configs:
+        raise BadInput(f"{repository} holds no model; make one with: dfvt-deploy populate")
+    gpus = any("KIND_GPU" in config for config in configs)
+    publish = [
+        f"--publish={host}:{port}:{inside}"
+        for port, inside in ((ports.http, 8000), (ports.grpc, 8001), (ports.metrics, 8002))
+    ]
+    server = [
+        "tritonserver",
+        "--model-repository=/models",
+        "--model-control-mode=none",
+        "--disable-auto-complete-config",
+        # The key is made inside the container, so that nobody outside knows it.
+        f"--http-restricted-api={RESTRICTED}:dfvt-admin=$KEY",
+        f"--grpc-restricted-protocol={RESTRICTED}:dfvt-admin=$KEY",
+    ]
+    script = (
+        "pip install --quiet --requirement /models/requirements.txt && "
+        "KEY=$(head -c 24 /dev/urandom | base64 | tr -d '+/=') && "
+        f"exec {' '.join(server)}"
+    )
+    return [
+        "docker",
+        "run",
+        "--rm",
+        *(["--gpus=all"] if gpus else []),
+        "--shm-size=1g",
+        "--security-opt=no-new-privileges",
+        *publish,
+        f"--volume={repository.resolve()}:/models:ro",
+        IMAGE,
+        "bash",
+        "-c",
+        script,
+    ]
+
+
+def run(command: list[str]) -> int:
+    """Run the container in the foreground where a Docker engine answers, else only say so.
+
+    Returns the container's exit status, 0 where it was not run.
+    """
+    if not _engine_answers():
+        note("no Docker engine answers here, so the command was only printed")
+        return 0
+    return subprocess.call(command)
+
+
+def _engine_answers() -> bool:
+    if shutil.which("docker") is None:
+        return False
+    return subprocess.run(["docker", "info"], capture_output=True).returncode == 0

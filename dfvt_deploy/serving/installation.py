@@ -1,0 +1,122 @@
+"""Which tritonserver there is, and what it needs around it to run."""
+
+from __future__ import annotations
+
+import ctypes.util
+import importlib.util
+import os
+import shutil
+import sys
+import sysconfig
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..errors import MissingDependency, StageFailed
+
+_BACKENDS = Path(__file__).parent / "backends"
+
+#: Triton in the nvidia-pytriton 0.7 wheel, by NVIDIA's release table; see docs/serving.md.
+EMBEDDED_VERSION = "2.51.0 (24.10)"
+
+
+@dataclass(frozen=True)
+class Installation:
+    """A tritonserver binary. `embedded`: the one of the nvidia-pytriton wheel, which lacks security
+    fixes and is for the loopback address."""
+
+    binary: Path
+    embedded: bool
+    arguments: tuple[str, ...] = ()
+    environment: dict[str, str] = field(default_factory=dict)
+
+
+def find_tritonserver(runtime: Path) -> Installation:
+    """The tritonserver on PATH, else the embedded one with its backends laid out in `runtime`.
+
+    Raises:
+        MissingDependency: there is none.
+        StageFailed: the embedded one cannot run with this Python.
+    """
+    if binary := shutil.which("tritonserver"):
+        return Installation(Path(binary), embedded=False)
+    root = embedded_root()
+    if root is None:
+        raise MissingDependency("tritonserver (not on PATH, and nvidia-pytriton)", "server")
+    binary_path = root / "bin" / "tritonserver"
+    if not os.access(binary_path, os.X_OK):
+        binary_path.chmod(binary_path.stat().st_mode | 0o111)
+    backends = runtime / "backends"
+    _lay_out_backends(root, backends)
+    return Installation(
+        binary_path,
+        embedded=True,
+        arguments=(f"--backend-directory={backends}",),
+        environment=_environment(root),
+    )
+
+
+def embedded_root() -> Path | None:
+    """The `tritonserver` folder inside nvidia-pytriton, found without importing it."""
+    spec = importlib.util.find_spec("pytriton")
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    root = Path(next(iter(spec.submodule_search_locations))) / "tritonserver"
+    return root if (root / "bin" / "tritonserver").is_file() else None
+
+
+def _lay_out_backends(root: Path, backends: Path) -> None:
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    stub = root / "python_backend_stubs" / version / "triton_python_backend_stub"
+    if not stub.is_file():
+        known = ", ".join(sorted(p.name for p in stub.parent.parent.iterdir()))
+        raise StageFailed(f"nvidia-pytriton has Triton stubs for Python {known}, not {version}")
+    # Copies, as the server refuses libraries outside the backend's folder, links included.
+    python = backends / "python"
+    shutil.copytree(root / "backends" / "python", python)
+    shutil.copyfile(stub, python / stub.name)
+    (python / stub.name).chmod(0o755)
+    for backend in _BACKENDS.iterdir():
+        if (backend / "model.py").is_file():
+            (backends / backend.name).mkdir()
+            shutil.copyfile(backend / "model.py", backends / backend.name / "model.py")
+
+
+def _environment(root: Path) -> dict[str, str]:
+    """So that the server finds its libraries, and its Python processes this environment."""
+    libraries = [str(root.parent.parent / "nvidia_pytriton.libs"), str(libpython_directory())]
+    if existing := os.environ.get("LD_LIBRARY_PATH"):
+        libraries.append(existing)
+    packages = [p for p in sys.path if p and Path(p).is_dir() and "site-packages" in p]
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    return {
+        "LD_LIBRARY_PATH": os.pathsep.join(libraries),
+        "PATH": path,
+        "PYTHONHOME": sys.base_prefix,
+        "PYTHONPATH": os.pathsep.join(packages),
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "PYTHONUNBUFFERED": "1",
+    }
+
+
+def libpython_directory() -> Path:
+    """The folder of this Python's shared library, which Triton's Python processes load.
+
+    Raises:
+        StageFailed: there is none.
+    """
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    name = f"libpython{version}.so.1.0"
+    candidates = [
+        Path(sysconfig.get_config_var("LIBDIR") or "/usr/lib"),
+        Path(sys.base_prefix) / "lib",
+        Path("/usr/lib") / (sysconfig.get_config_var("MULTIARCH") or ""),
+    ]
+    for directory in candidates:
+        if (directory / name).exists():
+            return directory
+    if ctypes.util.find_library(f"python{version}"):
+        return Path("/usr/lib")
+    raise StageFailed(
+        f"{name} was not found, which Triton's Python processes load; install it (Debian and "
+        f"Ubuntu: apt install libpython{version}) or use a Python built with --enable-shared"
+    )

@@ -1,0 +1,197 @@
+"""`populate`: a Triton model repository that stands alone."""
+
+from __future__ import annotations
+
+import io
+import shutil
+import struct
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from .. import tasks
+from ..artifact import MANIFEST, Artifact, TensorSpec, open_artifact
+from ..errors import BadInput, MissingDependency, StageFailed
+from ..files import sha256_of
+from ..tasks.classification import TOP_K
+from ..tasks.images import ImageLimits
+from ..types import Precision, Task
+from .layout import CONFIG, model_names, newest_version
+
+try:
+    from . import config as pbtxt
+    from .config import Placement
+except ImportError:
+    raise MissingDependency("tritonclient", "client") from None
+
+#: What the copied steps need beside Triton's Python backend. Its compiled half is built against
+#: numpy 1: with numpy 2 the tensors it makes can arrive empty.
+REQUIREMENTS = "numpy>=1.26,<2\npillow>=10.3\nopencv-python-headless>=4.8,<4.12\n"
+
+DEFAULT_MAX_BATCH_SIZE = 64
+
+_HERE = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class PopulateOptions:
+    """Settings of the served model.
+
+    k: answers per image of a classifier, cut to the class count.
+    """
+
+    max_batch_size: int = DEFAULT_MAX_BATCH_SIZE
+    k: int = TOP_K
+    limits: ImageLimits = field(default_factory=ImageLimits)
+    placement: Placement = field(default_factory=Placement)
+
+    def __post_init__(self) -> None:
+        if self.max_batch_size < 1:
+            raise BadInput(f"max batch size {self.max_batch_size} is below 1")
+        if self.k < 1:
+            raise BadInput(f"k {self.k} is below 1")
+
+
+@dataclass(frozen=True)
+class PopulatedModel:
+    """What `populate` added: the ensemble `name` at `version` in `repository`."""
+
+    name: str
+    version: int
+    repository: Path
+
+
+def populate(
+    model: str | Path,
+    *,
+    repository: str | Path = "model_repository",
+    backend: Literal["onnxruntime", "tensorrt"] = "onnxruntime",
+    precision: Precision | str = Precision.FP32,
+    version: int | None = None,
+    options: PopulateOptions | None = None,
+) -> PopulatedModel:
+    """Add a version of an exported model to a repository: ensemble, preprocess, network and
+    postprocess.
+
+    Nothing of an earlier version is changed but `config.pbtxt`, which is one for all versions of
+    a model; each version keeps the one it came with beside its files. Triton serves the newest.
+
+    Args:
+        model: folder of the exported model (`exports/<name>`).
+        version: the next free one by default.
+
+    Raises:
+        ArtifactError: the export is missing, stale or was changed.
+        BadInput: the version exists, or an option is out of range.
+        StageFailed: the repository cannot be written.
+    """
+    artifact = open_artifact(model)
+    repository, options = Path(repository), options or PopulateOptions()
+    if backend != "onnxruntime":
+        raise BadInput(f"backend {backend} is not supported yet; use onnxruntime")
+    network_file = artifact.onnx_path(Precision(precision))
+    name = artifact.manifest.name
+    newest = newest_version(repository, name)
+    version = newest + 1 if version is None else version
+    if version < 1:
+        raise BadInput(f"version {version} is below 1")
+    if any((repository / n / str(version)).exists() for n in model_names(name)):
+        raise BadInput(f"{name} version {version} is in {repository} already; next is {newest + 1}")
+    try:
+        repository.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(
+            dir=repository.parent, prefix=f".{repository.name}-"
+        ) as staging:
+            _stage(Path(staging), artifact, network_file, backend, version, options)
+            _move_in(Path(staging), repository, name, version)
+    except OSError as error:
+        raise StageFailed(f"{repository} cannot be written: {error}") from error
+    return PopulatedModel(name, version, repository)
+
+
+def _stage(
+    staging: Path,
+    artifact: Artifact,
+    network_file: Path,
+    backend: str,
+    version: int,
+    options: PopulateOptions,
+) -> None:
+    """Write the four models, complete, into an empty folder."""
+    manifest, batch = artifact.manifest, options.max_batch_size
+    answer_options, answers = _answers(artifact, options)
+    configs = {
+        "preprocess": pbtxt.preprocess_config(manifest, batch, options.placement, options.limits),
+        "network": pbtxt.network_config(manifest, backend, batch, options.placement),
+        "postprocess": pbtxt.postprocess_config(manifest, batch, answers, answer_options),
+        "ensemble": pbtxt.ensemble_config(manifest, batch, answers),
+    }
+    for step, config in configs.items():
+        directory = staging / config.name / str(version)
+        directory.mkdir(parents=True)
+        (directory.parent / CONFIG).write_text(pbtxt.to_text(config), encoding="utf-8")
+        (directory / CONFIG).write_text(pbtxt.to_text(config), encoding="utf-8")
+        if step in ("preprocess", "postprocess"):
+            shutil.copyfile(_HERE / "python_models" / f"{step}.py", directory / "model.py")
+            shutil.copytree(
+                Path(tasks.__file__).parent,
+                directory / "dfvt_tasks",
+                ignore=shutil.ignore_patterns("__pycache__"),
+            )
+    network = staging / f"{manifest.name}_network" / str(version)
+    shutil.copyfile(network_file, network / "model.onnx")
+    if sha256_of(network / "model.onnx") != manifest.files[network_file.name].sha256:
+        raise StageFailed(f"{network_file} changed while it was copied; run populate again")
+    shutil.copyfile(artifact.directory / MANIFEST, network / MANIFEST)
+    labels = "".join(f"{label}\n" for label in manifest.labels)
+    postprocess = staging / f"{manifest.name}_postprocess" / str(version)
+    (postprocess / "labels.txt").write_text(labels, encoding="utf-8")
+    warmup = staging / f"{manifest.name}_preprocess" / "warmup"
+    warmup.mkdir()
+    (warmup / pbtxt.WARMUP_IMAGE).write_bytes(_warmup_image())
+
+
+def _answers(
+    artifact: Artifact, options: PopulateOptions
+) -> tuple[dict[str, Any], tuple[TensorSpec, ...]]:
+    manifest = artifact.manifest
+    if manifest.task is not Task.CLASSIFICATION:
+        raise BadInput(f"{manifest.task} models cannot be populated yet")
+    k = min(options.k, manifest.num_classes)
+    return {"k": k}, pbtxt.classification_outputs(k)
+
+
+def _warmup_image() -> bytes:
+    """A small JPEG as Triton reads a BYTES tensor from a file: 4-byte length, then the bytes."""
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.linear_gradient("L").convert("RGB").save(file, "JPEG")
+    return struct.pack("<I", len(file.getvalue())) + file.getvalue()
+
+
+def _move_in(staging: Path, repository: Path, name: str, version: int) -> None:
+    """Rename the staged versions into place, all or none, then the settings."""
+    moved: list[Path] = []
+    try:
+        for model in model_names(name):
+            target = repository / model / str(version)
+            target.parent.mkdir(exist_ok=True)
+            (staging / model / str(version)).rename(target)
+            moved.append(target)
+    except OSError:
+        for target in moved:
+            shutil.rmtree(target, ignore_errors=True)
+        raise
+    for model in model_names(name):
+        for path in (staging / model).iterdir():
+            target = repository / model / path.name
+            if path.is_dir():
+                target.mkdir(exist_ok=True)
+                for file in path.iterdir():
+                    file.replace(target / file.name)
+            else:
+                path.replace(target)
+    (staging / "requirements.txt").write_text(REQUIREMENTS, encoding="utf-8")
+    (staging / "requirements.txt").replace(repository / "requirements.txt")

@@ -1,0 +1,40 @@
+"""One export, one repository and one server for all tests that need them."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from dfvt_deploy.artifact import Artifact
+from dfvt_deploy.convert.export import export
+from dfvt_deploy.serving.repository import populate
+from dfvt_deploy.serving.server import TritonServer, serve
+
+from .fixtures import fixture_state_dict, save_published
+
+
+@pytest.fixture(scope="session")
+def checkpoint_t(tmp_path_factory) -> Path:
+    """DFvT-T fixture weights in the published layout."""
+    path = tmp_path_factory.mktemp("checkpoints") / "DFvT_T.pth"
+    return save_published(path, fixture_state_dict("t"))
+
+
+@pytest.fixture(scope="session")
+def artifact_t(checkpoint_t, tmp_path_factory) -> Artifact:
+    """DFvT-T exported from it, uint8 input."""
+    return export("t", checkpoint=checkpoint_t, output=tmp_path_factory.mktemp("exports"))
+
+
+@pytest.fixture(scope="session")
+def repository(artifact_t, tmp_path_factory) -> Path:
+    """A model repository with DFvT-T."""
+    directory = tmp_path_factory.mktemp("served") / "model_repository"
+    populate(artifact_t.directory, repository=directory)
+    return directory
+
+
+@pytest.fixture(scope="session")
+def server(repository) -> Iterator[TritonServer]:
+    with serve(repository) as running:
+        yield running

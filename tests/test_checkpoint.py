@@ -1,0 +1,165 @@
+"""Checkpoints: every layout loads, nothing runs, and what does not fit is named."""
+
+import os
+import re
+import sys
+
+import pytest
+import safetensors.torch
+import torch
+
+from dfvt_deploy.errors import CheckpointError
+from dfvt_deploy.models import build_model, inspect_checkpoint, load_checkpoint
+from dfvt_deploy.types import Task, Variant
+
+from .fixtures import fixture_state_dict, save_published
+
+
+@pytest.fixture(scope="module")
+def weights():
+    return fixture_state_dict("t")
+
+
+def _loads_into_t(path, weights, num_classes=1000):
+    model = build_model("classification", "t", num_classes)
+    load_checkpoint(model, path)
+    loaded = model.state_dict()
+    derived = ("num_batches_tracked", "relative_position_index", "attn_mask")
+    assert all(
+        torch.equal(loaded[key.split("module.")[-1]], value)
+        for key, value in weights.items()
+        if not key.endswith(derived)
+    )
+    return inspect_checkpoint(path)
+
+
+def test_published_layout_loads_without_yacs(checkpoint_t, weights):
+    assert "yacs.config" not in sys.modules
+    info = _loads_into_t(checkpoint_t, weights)
+    assert (info.task, info.variant, info.num_classes, info.layout) == (
+        Task.CLASSIFICATION,
+        Variant.T,
+        1000,
+        "published",
+    )
+
+
+def test_old_torch_format_loads(tmp_path, weights):
+    path = save_published(tmp_path / "old.pth", weights, _use_new_zipfile_serialization=False)
+    assert _loads_into_t(path, weights).layout == "published"
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "backbone.", "module.backbone."])
+def test_state_dict_layouts_load_with_prefixes(tmp_path, weights, prefix):
+    prefixed = {prefix + key: value for key, value in weights.items()}
+    torch.save(prefixed, tmp_path / "bare.pth")
+    assert _loads_into_t(tmp_path / "bare.pth", weights).layout == "bare"
+    torch.save({"state_dict": prefixed, "meta": {"epoch": 3}}, tmp_path / "dict.pth")
+    assert _loads_into_t(tmp_path / "dict.pth", weights).layout == "state_dict"
+
+
+def test_safetensors_loads(tmp_path, weights):
+    safetensors.torch.save_file(weights, tmp_path / "t.safetensors")
+    assert _loads_into_t(tmp_path / "t.safetensors", weights).layout == "safetensors"
+
+
+def test_half_precision_checkpoint_loads_as_float32(tmp_path, weights):
+    torch.save(
+        {k: v.half() if v.is_floating_point() else v for k, v in weights.items()},
+        tmp_path / "half.pth",
+    )
+    model = build_model("classification", "t")
+    load_checkpoint(model, tmp_path / "half.pth")
+    assert model.state_dict()["head.weight"].dtype == torch.float32
+
+
+def test_nothing_in_a_pickle_is_executed(tmp_path, weights):
+    marker = tmp_path / "executed"
+
+    class Attack:
+        def __reduce__(self):
+            return os.mkdir, (str(marker),)
+
+    torch.save({"model": weights, "config": Attack()}, tmp_path / "attack.pth")
+    _loads_into_t(tmp_path / "attack.pth", weights)
+    assert not marker.exists()
+    torch.save({"model": weights, "config": Attack()}, tmp_path / "check.pth")
+    torch.load(tmp_path / "check.pth", weights_only=False)
+    assert marker.exists(), "the attack would not have worked anyway"
+
+
+def test_other_class_count_comes_from_the_head(tmp_path):
+    weights = fixture_state_dict("t", num_classes=10)
+    path = save_published(tmp_path / "ten.pth", weights)
+    assert _loads_into_t(path, weights, num_classes=10).num_classes == 10
+    with pytest.raises(CheckpointError, match=r"with 10 classes; the model is .* 1000 classes"):
+        load_checkpoint(build_model("classification", "t"), path)
+
+
+def test_other_variant_is_named(checkpoint_t):
+    with pytest.raises(CheckpointError, match=r"is DFvT-T classification .* model is DFvT-S"):
+        load_checkpoint(build_model("classification", "s"), checkpoint_t)
+
+
+@pytest.mark.parametrize(
+    ("key", "task"),
+    [
+        ("decode_head.conv_seg.weight", "segmentation"),
+        ("roi_head.bbox_head.fc_cls.weight", "detection"),
+    ],
+)
+def test_other_task_is_named(tmp_path, weights, key, task):
+    dense = {f"backbone.{k}": v for k, v in weights.items() if not k.startswith("head.")}
+    torch.save({"state_dict": dense | {key: torch.zeros(20, 8)}}, tmp_path / "dense.pth")
+    assert inspect_checkpoint(tmp_path / "dense.pth").task == task
+    with pytest.raises(CheckpointError, match=f"is DFvT-T {task}"):
+        load_checkpoint(build_model("classification", "t"), tmp_path / "dense.pth")
+
+
+def test_mismatches_are_a_table_and_leave_the_model_unchanged(tmp_path, weights):
+    wrong = dict(weights)
+    del wrong["norm.weight"]
+    wrong["extra.weight"] = torch.zeros(3)
+    wrong["norm.bias"] = torch.zeros(7)
+    wrong["head.bias"] = torch.full((1000,), float("nan"))
+    torch.save(wrong, tmp_path / "wrong.pth")
+    model = build_model("classification", "t")
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    with pytest.raises(CheckpointError) as raised:
+        load_checkpoint(model, tmp_path / "wrong.pth")
+    message = str(raised.value)
+    assert re.search(r"norm.weight +missing, expected \[384\]", message)
+    assert re.search(r"extra.weight +unexpected, \[3\]", message)
+    assert re.search(r"norm.bias +is \[7\], expected \[384\]", message)
+    assert re.search(r"head.bias +1000 of 1000 values are not finite", message)
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
+def test_files_that_are_no_checkpoint_say_so(tmp_path, checkpoint_t):
+    (tmp_path / "text.pth").write_text("hello")
+    (tmp_path / "empty.pth").write_bytes(b"")
+    (tmp_path / "cut.pth").write_bytes(checkpoint_t.read_bytes()[:100_000])
+    (tmp_path / "bad.safetensors").write_bytes(b"\xff\xff\0\0\0\0\0\0{nonsense")
+    torch.save({"epoch": 3}, tmp_path / "nothing.pth")
+    torch.save(torch.nn.Linear(2, 2), tmp_path / "module.pth")
+    torch.save({"conv.weight": torch.zeros(3)}, tmp_path / "other.pth")
+    for name, reason in {
+        "text.pth": "cannot be read",
+        "empty.pth": "cannot be read",
+        "cut.pth": "cannot be read",
+        "bad.safetensors": "safetensors",
+        "nothing.pth": "keys epoch",
+        "module.pth": "no state dict",
+        "other.pth": "no DFvT checkpoint",
+        "absent.pth": "does not exist",
+    }.items():
+        with pytest.raises(CheckpointError, match=reason):
+            inspect_checkpoint(tmp_path / name)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
+def test_torchscript_is_refused(tmp_path):
+    torch.jit.save(torch.jit.trace(torch.nn.Linear(2, 2), torch.zeros(1, 2)), tmp_path / "s.pt")
+    with pytest.raises(CheckpointError, match="TorchScript program"):
+        inspect_checkpoint(tmp_path / "s.pt")

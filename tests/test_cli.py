@@ -1,0 +1,198 @@
+"""The command line: exit codes, messages, JSON, and what starting it costs."""
+
+import json
+import os
+import re
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+import dfvt_deploy
+from dfvt_deploy.cli import app
+from dfvt_deploy.errors import DfvtError
+
+from .fixtures import encoded, photograph
+
+ROOT = Path(__file__).parent.parent
+COMMANDS = ["models", "export", "populate", "serve", "predict", "doctor", "quickstart"]
+
+
+def run(*arguments, cwd=None, environment=None, **options) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", "dfvt_deploy", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env={**os.environ, "COLUMNS": "200", **(environment or {})},
+        **options,
+    )
+
+
+def test_help_imports_nothing_heavy():
+    code = (
+        "import sys; from typer.testing import CliRunner; from dfvt_deploy.cli import app;"
+        "result = CliRunner().invoke(app, ['--help']); assert result.exit_code == 0;"
+        "print(sorted(m for m in ('torch', 'onnx', 'onnxruntime', 'tritonclient', 'numpy', 'PIL',"
+        "'cv2', 'pydantic') if m in sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_an_example_and_is_documented(command):
+    result = CliRunner().invoke(app, [command, "--help"])
+    assert result.exit_code == 0
+    assert f"dfvt-deploy {command}" in result.output
+    assert "--json" in result.output
+    assert f"dfvt-deploy {command}" in (ROOT / "README.md").read_text()
+
+
+def test_all_commands_are_tested_here():
+    assert {
+        command.name or command.callback.__name__ for command in app.registered_commands
+    } == set(COMMANDS)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["export", "--variant", "x"], "variant 'x' is none of t, s, b, all"),
+        (["export", "--variant", "s", "--task", "x"], "task 'x' is none of classification"),
+        (["export", "--variant", "s", "--checkpoint", "none.pth"], "none.pth does not exist"),
+        (["export", "--variant", "s", "--opset", "9"], "opset 9 is outside 17..23"),
+        (["export"], "Missing option '--variant'"),
+        (["nonsense"], "No such command"),
+        (["populate"], "exports holds no exported model; make one with: dfvt-deploy export"),
+        (["populate", "--max-pixels", "0"], "max_pixels 0 is outside"),
+        (["populate", "a", "--device", "tpu"], "'tpu' is not one of"),
+        (["populate", "nobody"], "exports/nobody/manifest.json does not exist"),
+        (["serve", "--repository", "none"], "none holds no model"),
+        (["predict", "none.jpg", "--model", "m"], "none.jpg cannot be read"),
+    ],
+)
+def test_wrong_usage_ends_with_2_and_a_message(tmp_path, arguments, message):
+    done = run(*arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+    assert not list(tmp_path.iterdir())
+
+
+def test_no_server_ends_with_5(tmp_path):
+    (tmp_path / "a.png").write_bytes(encoded(photograph(20, 20), "PNG"))
+    done = run("predict", "a.png", "--model", "m", "--url", "127.0.0.1:9", cwd=tmp_path)
+    assert done.returncode == 5
+    assert "start one with: dfvt-deploy serve" in done.stderr
+
+
+def test_debug_shows_the_traceback(tmp_path):
+    done = run("populate", "--debug", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "Traceback" in done.stderr
+
+
+@pytest.mark.parametrize(("package", "extra"), [("torch", "export"), ("onnxruntime", "cpu")])
+def test_a_missing_package_ends_with_3_and_the_install_line(tmp_path, package, extra):
+    (tmp_path / f"{package}.py").write_text(f"raise ModuleNotFoundError(name={package!r})")
+    done = run("export", "--variant", "t", cwd=tmp_path, environment={"PYTHONPATH": str(tmp_path)})
+    assert done.returncode == 3, done.stderr
+    assert f"pip install 'dfvt-deploy[{extra}]'" in done.stderr
+
+
+def test_a_full_disk_ends_with_3_and_leaves_nothing(tmp_path, checkpoint_t):
+    def at_most_a_megabyte_a_file() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, 2**20))
+
+    done = run(
+        "export",
+        "--variant",
+        "t",
+        "--checkpoint",
+        checkpoint_t,
+        cwd=tmp_path,
+        preexec_fn=at_most_a_megabyte_a_file,
+    )
+    assert done.returncode == 3, done.stderr
+    assert "File too large" in done.stderr
+    assert [p for p in (tmp_path / "exports").rglob("*") if p.is_file()] == []
+
+
+def test_export_populate_and_their_json(tmp_path, checkpoint_t):
+    done = run("export", "--variant", "t", "--checkpoint", checkpoint_t, "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["name"] == "dfvt_t_classification"
+    done = run("populate", "--json", cwd=tmp_path)
+    assert json.loads(done.stdout) == [
+        {"name": "dfvt_t_classification", "version": 1, "repository": "model_repository"}
+    ]
+    done = run("populate", cwd=tmp_path)
+    assert "dfvt_t_classification version 2" in done.stdout
+    assert "next: dfvt-deploy serve" in done.stdout
+
+
+def test_several_exports_go_on_past_one_that_fails(tmp_path):
+    (tmp_path / "labels").mkdir()
+    done = run(
+        "export", "--variant", "all", "--labels", "labels", "--num-classes", "7", cwd=tmp_path
+    )
+    assert done.returncode == 3
+    assert "3 of 3 failed" in done.stderr
+
+
+def test_predict_prints_saves_and_gives_json(server, tmp_path):
+    (tmp_path / "a.png").write_bytes(encoded(photograph(60, 40), "PNG"))
+    arguments = ["predict", "a.png", "--model", "dfvt_t_classification", "--url", server.http_url]
+    arguments += ["--protocol", "http"]
+    done = run(*arguments, "--save", "drawn", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "drawn" / "a.png").is_file()
+    (answer,) = json.loads(run(*arguments, "--json", cwd=tmp_path).stdout)
+    assert len(answer["outputs"]["labels"]) == 5
+    assert answer["outputs"]["labels"][0] in done.stdout
+    (tmp_path / "bad.png").write_bytes(b"bad")
+    done = run(*arguments[:1], "bad.png", *arguments[2:], cwd=tmp_path)
+    assert done.returncode == 2
+    assert "bad.png" in done.stderr
+
+
+def test_quickstart_ends_with_equal_answers(tmp_path):
+    done = run("quickstart", "--variant", "t", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert document["http"]["outputs"] == document["grpc"]["outputs"]
+    assert len(document["http"]["outputs"]["labels"]) == 5
+    assert set(document["seconds"]) >= {"export", "populate", "serve", "stop"}
+    assert "untrained" in done.stderr
+    assert (tmp_path / "exports" / "dfvt_t_classification" / "model.onnx").is_file()
+
+
+def test_models_shows_ours_beside_the_published(tmp_path):
+    done = run("models", cwd=tmp_path)
+    assert done.returncode == 0
+    (line,) = [line for line in done.stdout.splitlines() if "dfvt_s_classification" in line]
+    assert re.findall(r"\d+\.\d+", line) == ["11.2", "11.2", "0.941", "0.8", "78.29"]
+
+
+def test_doctor_finds_what_the_tests_need():
+    findings = {finding.name: finding for finding in dfvt_deploy.doctor()}
+    for needed in ("torch", "onnxruntime", "tritonclient", "tritonserver", "libpython"):
+        assert findings[needed].found, findings[needed].fix
+    done = run("doctor", "--json")
+    assert {entry["name"] for entry in json.loads(done.stdout)} == set(findings)
+
+
+def test_exit_codes_are_those_of_the_contract():
+    def tree(kind):
+        return [kind, *(k for child in kind.__subclasses__() for k in tree(child))]
+
+    codes = {kind.__name__: kind.exit_code for kind in tree(DfvtError)}
+    assert codes["BadInput"] == codes["CheckpointError"] == codes["ArtifactError"] == 2
+    assert codes["StageFailed"] == codes["MissingDependency"] == 3
+    assert codes["GateFailed"] == 4
+    assert codes["ServerFailed"] == 5

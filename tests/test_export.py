@@ -1,0 +1,226 @@
+"""`export`: the graph, the checks that guard it, and the manifest."""
+
+import json
+from pathlib import Path
+
+import jsonschema
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from dfvt_deploy.artifact import (
+    MANIFEST,
+    Precision,
+    exported_models,
+    file_record,
+    manifest_schema,
+    open_artifact,
+    write_manifest,
+)
+from dfvt_deploy.convert import classification as recipe
+from dfvt_deploy.convert.export import export
+from dfvt_deploy.errors import ArtifactError, BadInput, CheckpointError, StageFailed
+from dfvt_deploy.models import build_model, load_checkpoint
+from dfvt_deploy.runners.onnx_runtime import OnnxRuntimeRunner
+from dfvt_deploy.tasks.images import normalise
+
+from .fixtures import fixture_state_dict, save_published
+from .reference import fixture_weights
+
+SCHEMA = Path(__file__).parent.parent / "docs" / "manifest.schema.json"
+
+
+@pytest.fixture(scope="module")
+def model_t(checkpoint_t):
+    model = build_model("classification", "t")
+    load_checkpoint(model, checkpoint_t)
+    return model
+
+
+@pytest.fixture(scope="module")
+def float_artifact(checkpoint_t, tmp_path_factory):
+    return export(
+        "t",
+        checkpoint=checkpoint_t,
+        output=tmp_path_factory.mktemp("float"),
+        name="float",
+        input_kind="float32",
+    )
+
+
+@pytest.mark.parametrize("batch", [1, 2, 5, 64])
+def test_any_batch_is_pytorchs(float_artifact, model_t, batch):
+    images = fixture_weights.image("another", batch, 224, 224)
+    with OnnxRuntimeRunner(float_artifact.onnx_path()) as runner:
+        found = runner.infer({"images": images})["logits"]
+    with torch.no_grad():
+        expected = np.concatenate([model_t(x[None]).numpy() for x in torch.from_numpy(images)])
+    assert np.abs(found - expected).max() < 1e-4
+
+
+def test_uint8_input_is_the_normalised_one(artifact_t, float_artifact):
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 224, 224, 3), dtype=np.uint8)
+    with OnnxRuntimeRunner(artifact_t.onnx_path()) as runner:
+        one = runner.infer({"images": pixels})["logits"]
+    with OnnxRuntimeRunner(float_artifact.onnx_path()) as runner:
+        other = runner.infer({"images": normalise(pixels)})["logits"]
+    assert np.abs(one - other).max() < 1e-4
+
+
+def test_graph_of_t_is_small_and_says_what_the_contract_says(float_artifact):
+    manifest = float_artifact.manifest
+    assert manifest.graph.nodes <= 340
+    assert manifest.graph.nodes < manifest.graph.nodes_before
+    model = onnx.load(float_artifact.onnx_path())
+    assert len(model.graph.node) == manifest.graph.nodes
+    assert [entry.version for entry in model.opset_import] == [20]
+    assert not model.metadata_props
+    (images,), (logits,) = manifest.inputs, manifest.outputs
+    assert (images.name, images.dtype, images.shape) == (
+        "images",
+        "float32",
+        ("batch", 3, 224, 224),
+    )
+    assert (logits.name, logits.dtype, logits.shape) == ("logits", "float32", ("batch", 1000))
+
+
+def test_graph_of_s_is_small(tmp_path):
+    artifact = export("s", output=tmp_path, input_kind="float32")
+    assert artifact.manifest.graph.nodes <= 340
+    assert not artifact.manifest.trained
+
+
+@pytest.mark.parametrize("opset", [17, 21])
+def test_other_opsets_are_written_as_asked(checkpoint_t, tmp_path, opset):
+    artifact = export("t", checkpoint=checkpoint_t, output=tmp_path, opset=opset)
+    versions = [entry.version for entry in onnx.load(artifact.onnx_path()).opset_import]
+    assert versions == [opset] == [artifact.manifest.graph.opset]
+
+
+def test_bad_arguments_are_named(checkpoint_t, tmp_path):
+    with pytest.raises(BadInput, match=r"opset 16 is outside 17\.\.23"):
+        export("t", output=tmp_path, opset=16)
+    with pytest.raises(BadInput, match=r"name '\.\./x'"):
+        export("t", output=tmp_path, name="../x")
+    with pytest.raises(CheckpointError, match="use --task classification --variant t"):
+        export("s", checkpoint=checkpoint_t, output=tmp_path)
+    with pytest.raises(CheckpointError, match="has 1000 classes, --num-classes is 10"):
+        export("t", checkpoint=checkpoint_t, output=tmp_path, num_classes=10)
+    assert not any(tmp_path.iterdir())
+
+
+def test_labels_come_from_the_file_and_must_fit(tmp_path):
+    path = save_published(tmp_path / "three.pth", fixture_state_dict("t", num_classes=3))
+    (tmp_path / "labels.txt").write_text("cat\ndog\n")
+    with pytest.raises(BadInput, match="names 2 classes, the model has 3"):
+        export("t", checkpoint=path, output=tmp_path, labels=tmp_path / "labels.txt")
+    (tmp_path / "labels.txt").write_text("cat\n\ndog\n")
+    with pytest.raises(BadInput, match="line 2 is empty"):
+        export("t", checkpoint=path, output=tmp_path, labels=tmp_path / "labels.txt")
+    (tmp_path / "labels.txt").write_text("cat\ndog\nbird\n")
+    artifact = export("t", checkpoint=path, output=tmp_path, labels=tmp_path / "labels.txt")
+    assert artifact.manifest.labels == ("cat", "dog", "bird")
+    assert artifact.manifest.num_classes == 3
+
+
+def test_manifest_says_where_the_file_came_from(artifact_t, checkpoint_t):
+    manifest = artifact_t.manifest
+    assert manifest.checkpoint.source == "file"
+    assert manifest.checkpoint.file == checkpoint_t.name
+    assert len(manifest.checkpoint.sha256) == 64
+    assert manifest.macs == pytest.approx(0.306e9, rel=0.01)
+    assert (
+        manifest.versions["torch"] == torch.__version__.split("+")[0] or manifest.versions["torch"]
+    )
+    assert manifest.labels[0] == "tench"
+    assert [check.name.split(", ")[2] for check in manifest.checks] == [
+        "batch 1",
+        "batch 3",
+        "batch 8",
+    ]
+    assert all(check.passed and check.figure < 1e-4 for check in manifest.checks)
+    assert str(checkpoint_t.parent) not in (artifact_t.directory / MANIFEST).read_text()
+    assert open_artifact(artifact_t.directory).manifest == manifest
+
+
+def test_manifest_keeps_to_the_published_schema(artifact_t):
+    schema = json.loads(SCHEMA.read_text())
+    assert schema == manifest_schema(), "run: make schema"
+    jsonschema.validate(json.loads((artifact_t.directory / MANIFEST).read_text()), schema)
+
+
+@pytest.fixture
+def copied(artifact_t, tmp_path) -> Path:
+    directory = tmp_path / artifact_t.manifest.name
+    directory.mkdir()
+    for name in ("model.onnx", MANIFEST):
+        (directory / name).write_bytes((artifact_t.directory / name).read_bytes())
+    return directory
+
+
+def test_a_changed_file_is_noticed(copied):
+    data = bytearray((copied / "model.onnx").read_bytes())
+    data[len(data) // 2] ^= 1
+    (copied / "model.onnx").write_bytes(data)
+    with pytest.raises(ArtifactError, match=r"model.onnx was changed"):
+        open_artifact(copied)
+    (copied / "model.onnx").unlink()
+    with pytest.raises(ArtifactError, match="is missing"):
+        open_artifact(copied)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda m: "{", "cannot be read"),
+        (lambda m: json.dumps({**m, "schema_version": 99}), "has schema version 99"),
+        (lambda m: json.dumps({k: v for k, v in m.items() if k != "labels"}), "labels: Field"),
+        (lambda m: json.dumps({**m, "surprise": 1}), "surprise: Extra"),
+        (lambda m: json.dumps({**m, "files": {"../x": m["files"]["model.onnx"]}}), "files"),
+    ],
+)
+def test_a_damaged_manifest_is_noticed(copied, change, reason):
+    manifest = json.loads((copied / MANIFEST).read_text())
+    (copied / MANIFEST).write_text(change(manifest))
+    with pytest.raises(ArtifactError, match=reason):
+        open_artifact(copied)
+
+
+def test_a_stale_derived_file_is_refused_with_the_remedy(copied):
+    artifact = open_artifact(copied)
+    (copied / "model.fp16.onnx").write_bytes(b"derived")
+    derived = file_record(copied / "model.fp16.onnx", Precision.FP16, source_sha256="0" * 64)
+    files = {**artifact.manifest.files, "model.fp16.onnx": derived}
+    write_manifest(copied, artifact.manifest.model_copy(update={"files": files}))
+    with pytest.raises(ArtifactError, match=r"another model.onnx; remake it with: .* fp16"):
+        open_artifact(copied).onnx_path(Precision.FP16)
+    with pytest.raises(ArtifactError, match=r"has no model.int8.onnx; make it with: .* int8"):
+        open_artifact(copied).onnx_path(Precision.INT8)
+
+
+def _files(directory: Path) -> dict[str, tuple[int, int]]:
+    return {p.name: (p.stat().st_ino, p.stat().st_mtime_ns) for p in directory.iterdir()}
+
+
+def test_a_failed_check_leaves_the_earlier_export(checkpoint_t, copied, monkeypatch):
+    before = _files(copied)
+    monkeypatch.setattr(recipe, "MAX_LOGIT_DIFFERENCE", 0.0)
+    with pytest.raises(StageFailed, match=r"batch 1, max abs is .*, the limit is 0"):
+        export("t", checkpoint=checkpoint_t, output=copied.parent)
+    assert _files(copied) == before
+
+
+def test_a_model_that_answers_nan_does_not_pass(tmp_path):
+    weights = fixture_state_dict("t")
+    weights["head.weight"] = torch.full_like(weights["head.weight"], 3e38)
+    path = save_published(tmp_path / "overflow.pth", weights)
+    with pytest.raises(StageFailed, match=r"max abs is (nan|inf)"):
+        export("t", checkpoint=path, output=tmp_path / "exports")
+
+
+def test_exported_models_are_found_by_their_manifest(copied):
+    (copied.parent / "stray").mkdir()
+    assert exported_models(copied.parent) == [copied]
+    with pytest.raises(ArtifactError, match="holds no exported model"):
+        exported_models(copied / "none")
