@@ -146,9 +146,9 @@ def models(json_: Json = False, debug: Debug = False) -> None:
                 [
                     row.name,
                     f"{row.size[0]}x{row.size[1]}",
-                    "-" if row.parameters_m is None else f"{row.parameters_m:.1f}",
+                    f"{row.parameters_m:.1f}",
                     f"{row.published_parameters_m:g}",
-                    "-" if row.gmacs is None else f"{row.gmacs:.3g}",
+                    f"{row.gmacs:.3g}",
                     f"{row.published_gflops:g}",
                     ", ".join(f"{value:g} {label}" for label, value in row.accuracy.items()),
                 ]

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -15,38 +12,45 @@ from .roi_heads import BOX_BINS, DETECTIONS, MASK_BINS
 from .rpn import PROPOSALS
 
 
-def count_macs(module: nn.Module, *inputs: Any) -> int:
-    """Multiply-accumulates of convolutions and matrix products; norms and activations are not."""
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        module(*inputs)
-    return counter.get_total_flops() // 2
+def count_macs(model: nn.Module, height: int, width: int) -> dict[str, int]:
+    """Multiply-accumulates of a model on the meta device for one image, by part.
 
-
-def count_mask_rcnn_macs(model: MaskRCNN, height: int, width: int) -> dict[str, int]:
-    """Multiply-accumulates by part, for one image: 1000 proposals, 100 masks.
-
-    The part names are those of the model. As in the published figures, the mask head is counted
-    for all classes, though it computes the one that is wanted.
+    Those of convolutions, linear layers and attention; norms and activations do not count. A
+    detector's parts are named after its modules, with 1000 proposals and 100 masks; any other
+    model is one part, `model`.
     """
-    model = copy.deepcopy(model).to("meta")
-    maps = model.backbone(_meta(1, 3, height, width))
-    pyramid = model.neck(maps)
-    boxes = _meta(PROPOSALS, CHANNELS, BOX_BINS, BOX_BINS)
-    masks = _meta(DETECTIONS, CHANNELS, MASK_BINS, MASK_BINS)
-    mask_head = model.roi_head.mask_head
+    images = _meta(1, 3, height, width)
+    if isinstance(model, MaskRCNN):
+        return _count_mask_rcnn(model, images)
+    return {"model": _count(model, images)}
+
+
+def _count_mask_rcnn(model: MaskRCNN, images: Tensor) -> dict[str, int]:
+    maps = model.backbone(images)
+    rpn, mask_head = model.rpn_head, model.roi_head.mask_head
     return {
-        "backbone": count_macs(model.backbone, _meta(1, 3, height, width)),
-        "neck": count_macs(model.neck, maps),
+        "backbone": _count(model.backbone, images),
+        "neck": _count(model.neck, maps),
         "rpn_head": sum(
-            count_macs(layer, x)
-            for layer in (model.rpn_head.rpn_conv, model.rpn_head.rpn_cls, model.rpn_head.rpn_reg)
-            for x in pyramid
+            _count(layer, x)
+            for layer in (rpn.rpn_conv, rpn.rpn_cls, rpn.rpn_reg)
+            for x in model.neck(maps)
         ),
-        "roi_head.bbox_head": count_macs(model.roi_head.bbox_head, boxes),
-        "roi_head.mask_head": count_macs(
-            nn.Sequential(*mask_head.convs, mask_head.upsample, mask_head.conv_logits), masks
+        "roi_head.bbox_head": _count(
+            model.roi_head.bbox_head, _meta(PROPOSALS, CHANNELS, BOX_BINS, BOX_BINS)
+        ),
+        # As in the published figures for all classes, though the wanted one alone is computed.
+        "roi_head.mask_head": _count(
+            nn.Sequential(*mask_head.convs, mask_head.upsample, mask_head.conv_logits),
+            _meta(DETECTIONS, CHANNELS, MASK_BINS, MASK_BINS),
         ),
     }
+
+
+def _count(module: nn.Module, inputs: object) -> int:
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        module(inputs)
+    return int(counter.get_total_flops()) // 2
 
 
 def _meta(*shape: int) -> Tensor:

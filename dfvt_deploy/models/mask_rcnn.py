@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from ..types import Nms, NmsOperator
 from .backbone import BackboneConfig, DenseBackbone
+from .canvas import require_multiples, zero_outside
 from .fpn import FPN
-from .nms import NmsKind, NmsOperator
 from .roi_heads import PaddedDetections, RoIHead
 from .rpn import RPNHead
 
@@ -31,26 +32,18 @@ class Detections:
 class MaskRCNN(nn.Module):
     """Mask R-CNN; state-dict keys are those of the published checkpoints.
 
-    `nms` is used for the proposals and for the classes alike; T and S were published with "hard",
-    B with "soft". `nms_operator` matters to the exported graph only.
+    `nms` is used for the proposals and for the classes alike; T and S were published with hard NMS,
+    B with soft.
     """
 
-    def __init__(
-        self,
-        config: BackboneConfig,
-        num_classes: int,
-        nms: NmsKind,
-        nms_operator: NmsOperator = "loop",
-    ) -> None:
-        if nms == "soft" and nms_operator == "onnx":
-            raise ValueError('the ONNX operator has no soft NMS; use nms_operator "loop"')
+    def __init__(self, config: BackboneConfig, num_classes: int, nms: Nms) -> None:
         super().__init__()
         self.num_classes = num_classes
         self.nms = nms
         self.backbone = DenseBackbone(config)
         self.neck = FPN(config.channels)
-        self.rpn_head = RPNHead(nms, nms_operator)
-        self.roi_head = RoIHead(num_classes, nms, nms_operator)
+        self.rpn_head = RPNHead(nms)
+        self.roi_head = RoIHead(num_classes, nms)
 
     def forward(self, images: Tensor, image_sizes: Tensor | None = None) -> list[Detections]:
         """Normalised float32 (N, 3, H, W), sides multiples of 32, to one result per image.
@@ -58,6 +51,7 @@ class MaskRCNN(nn.Module):
         `image_sizes` int64 (N, 2) are valid heights and widths: what lies outside counts as zero
         padding and boxes end there. Without it the whole canvas is valid.
         """
+        require_multiples(images)
         if image_sizes is None:
             image_sizes = torch.tensor(images.shape[2:], device=images.device)
             image_sizes = image_sizes.expand(len(images), 2)
@@ -68,16 +62,10 @@ class MaskRCNN(nn.Module):
             results.append(Detections(boxes, scores, labels, masks))
         return results
 
-    def detect(self, images: Tensor, image_sizes: Tensor) -> PaddedDetections:
-        """As `forward`, with outputs of a fixed size."""
-        features = self.neck(self.backbone(_zero_outside(images, image_sizes)))
-        proposals = self.rpn_head(features, image_sizes)
-        return self.roi_head(features, proposals, image_sizes)
-
-
-def _zero_outside(images: Tensor, image_sizes: Tensor) -> Tensor:
-    _, _, height, width = images.shape
-    sizes = image_sizes[:, :, None, None, None]
-    row = torch.arange(height, device=images.device)[:, None]
-    col = torch.arange(width, device=images.device)
-    return torch.where((row < sizes[:, 0]) & (col < sizes[:, 1]), images, 0)
+    def detect(
+        self, images: Tensor, image_sizes: Tensor, nms_operator: NmsOperator = NmsOperator.LOOP
+    ) -> PaddedDetections:
+        """As `forward`, with outputs of a fixed size. `nms_operator` is of the exported graph."""
+        features = self.neck(self.backbone(zero_outside(images, image_sizes)))
+        proposals = self.rpn_head(features, image_sizes, nms_operator)
+        return self.roi_head(features, proposals, image_sizes, nms_operator)

@@ -7,18 +7,12 @@ Boxes of different groups (pyramid levels, classes) must not overlap: see `shift
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
 
 import torch
 from torch import Tensor
 
+from ..types import Nms
 from .box_ops import iou
-
-NmsKind = Literal["hard", "soft"]
-
-#: What an exported graph does hard NMS with: these loops, or the ONNX operator NonMaxSuppression,
-#: whose outputs change size with the data. The second is there to compare with.
-NmsOperator = Literal["loop", "onnx"]
 
 #: Score of a slot that is empty, taken or suppressed.
 REMOVED = -1.0
@@ -111,7 +105,7 @@ def exported_keep(boxes: Tensor, scores: Tensor, threshold: float) -> Tensor:
 
 
 def select_best(
-    boxes: Tensor, scores: Tensor, kind: NmsKind, threshold: float, count: int
+    boxes: Tensor, scores: Tensor, kind: Nms, threshold: float, count: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Take the best of all scores, suppress or decay its group by overlap, and so on.
 
@@ -122,8 +116,8 @@ def select_best(
         boxes: (N, G, K, 4), shifted; K boxes in each of G groups.
         scores: (N, G, K), `REMOVED` in empty slots. Of equals, the lower group comes first, then
             the lower slot.
-        kind: "hard" removes what overlaps by more than `threshold`; "soft" (linear) multiplies
-            the scores of what overlaps by at least that by 1 - IoU.
+        kind: hard removes what overlaps by more than `threshold`; soft (linear) multiplies the
+            scores of what overlaps by at least that by 1 - IoU.
         threshold: IoU.
         count: steps.
 
@@ -146,7 +140,7 @@ def select_best(
         slot = old.argmax(1, keepdim=True)
         members = [corner.index_select(0, flat_group) for corner in corners]
         overlap = iou(members, [corner.gather(1, slot) for corner in members])
-        if kind == "hard":
+        if kind is Nms.HARD:
             new = torch.where(overlap > threshold, REMOVED, old)
         else:
             new = torch.where(overlap >= threshold, old * (1 - overlap), old)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..types import Nms, NmsOperator
 from . import box_ops, nms
 from .fpn import CHANNELS, STRIDES, ConvModule
 from .roi_align import pyramid_roi_align
@@ -81,26 +82,27 @@ class MaskHead(nn.Module):
 
 
 class RoIHead(nn.Module):
-    def __init__(
-        self, num_classes: int, nms_kind: nms.NmsKind, nms_operator: nms.NmsOperator
-    ) -> None:
+    def __init__(self, num_classes: int, kind: Nms) -> None:
         super().__init__()
         self.num_classes = num_classes
-        self.nms_kind = nms_kind
-        self.nms_operator = nms_operator
+        self.kind = kind
         self.bbox_head = BoxHead(num_classes)
         self.mask_head = MaskHead(num_classes)
         self.stds: Tensor
         self.register_buffer("stds", torch.tensor(DELTA_STDS), persistent=False)
 
     def forward(
-        self, features: Sequence[Tensor], proposals: Tensor, image_sizes: Tensor
+        self,
+        features: Sequence[Tensor],
+        proposals: Tensor,
+        image_sizes: Tensor,
+        nms_operator: NmsOperator = NmsOperator.LOOP,
     ) -> PaddedDetections:
         """The pyramid, proposals (N, K, 4) in input pixels and int64 (N, 2) valid sizes."""
         features, strides = features[:4], STRIDES[:4]
         aligned = pyramid_roi_align(features, strides, proposals, BOX_BINS)
         logits, deltas = self.bbox_head(aligned)
-        boxes, scores, labels = self.select(proposals, logits, deltas, image_sizes)
+        boxes, scores, labels = self.select(proposals, logits, deltas, image_sizes, nms_operator)
         aligned = pyramid_roi_align(features, strides, boxes, MASK_BINS)
         masks = self.mask_head(aligned, labels.flatten())
         masks = masks.reshape(-1, DETECTIONS, MASK_SIZE, MASK_SIZE)
@@ -114,7 +116,12 @@ class RoIHead(nn.Module):
         )
 
     def select(
-        self, proposals: Tensor, logits: Tensor, deltas: Tensor, image_sizes: Tensor
+        self,
+        proposals: Tensor,
+        logits: Tensor,
+        deltas: Tensor,
+        image_sizes: Tensor,
+        nms_operator: NmsOperator = NmsOperator.LOOP,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The box head's answer on proposals (N, K, 4) to the best 100 detections, best first.
 
@@ -131,14 +138,14 @@ class RoIHead(nn.Module):
         scores = torch.where(real, scores, nms.REMOVED)
         candidates = torch.where(real[..., None], boxes, 0)
         shifted = nms.shift_groups(candidates, dim=1)
-        if self.nms_operator == "onnx" and torch.compiler.is_exporting():
+        if nms_operator is NmsOperator.ONNX and torch.compiler.is_exporting():
             keep = nms.exported_keep(shifted, scores, IOU_THRESHOLD)
             scores = torch.where(keep, scores, nms.REMOVED).flatten(1)
             scores, best = nms.top(scores, DETECTIONS)
             label = best // count
         else:
             label, slot, scores = nms.select_best(
-                shifted, scores, self.nms_kind, IOU_THRESHOLD, DETECTIONS
+                shifted, scores, self.kind, IOU_THRESHOLD, DETECTIONS
             )
             best = label * count + slot
         used = scores >= nms.MIN_SOFT_SCORE

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..types import Nms, NmsOperator
 from . import box_ops, nms
 from .fpn import CHANNELS, STRIDES
 
@@ -27,10 +28,9 @@ def base_anchors() -> Tensor:
 
 
 class RPNHead(nn.Module):
-    def __init__(self, nms_kind: nms.NmsKind, nms_operator: nms.NmsOperator) -> None:
+    def __init__(self, kind: Nms) -> None:
         super().__init__()
-        self.nms_kind = nms_kind
-        self.nms_operator = nms_operator
+        self.kind = kind
         self.rpn_conv = nn.Conv2d(CHANNELS, CHANNELS, 3, padding=1)
         self.rpn_cls = nn.Conv2d(CHANNELS, len(RATIOS), 1)
         self.rpn_reg = nn.Conv2d(CHANNELS, 4 * len(RATIOS), 1)
@@ -39,9 +39,14 @@ class RPNHead(nn.Module):
         self.register_buffer("anchors", base_anchors().flatten(0, 1), persistent=False)
         self.register_buffer("strides", torch.tensor(STRIDES), persistent=False)
 
-    def forward(self, features: Sequence[Tensor], image_sizes: Tensor) -> Tensor:
+    def forward(
+        self,
+        features: Sequence[Tensor],
+        image_sizes: Tensor,
+        nms_operator: NmsOperator = NmsOperator.LOOP,
+    ) -> Tensor:
         """The pyramid and int64 (N, 2) valid sizes to proposals (N, 1000, 4) in input pixels."""
-        return self.propose(*self.predict(features), image_sizes)[0]
+        return self.propose(*self.predict(features), image_sizes, nms_operator)[0]
 
     def predict(self, features: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """Logits (N, 3, h, w) and deltas (N, 12, h, w) of each level."""
@@ -49,7 +54,11 @@ class RPNHead(nn.Module):
         return [self.rpn_cls(x) for x in hidden], [self.rpn_reg(x) for x in hidden]
 
     def propose(
-        self, logits: Sequence[Tensor], deltas: Sequence[Tensor], image_sizes: Tensor
+        self,
+        logits: Sequence[Tensor],
+        deltas: Sequence[Tensor],
+        image_sizes: Tensor,
+        nms_operator: NmsOperator = NmsOperator.LOOP,
     ) -> tuple[Tensor, Tensor]:
         """Proposals (N, 1000, 4) in input pixels and their scores (N, 1000), best first.
 
@@ -62,8 +71,8 @@ class RPNHead(nn.Module):
         boxes = box_ops.clip(box_ops.decode(anchors, moves), image_sizes)
         boxes = torch.where(real[..., None], boxes, 0)
         shifted = nms.shift_groups(boxes, dim=1)
-        if self.nms_kind == "hard":
-            if self.nms_operator == "onnx" and torch.compiler.is_exporting():
+        if self.kind is Nms.HARD:
+            if nms_operator is NmsOperator.ONNX and torch.compiler.is_exporting():
                 keep = nms.exported_keep(shifted, scores, IOU_THRESHOLD)
             else:
                 keep = nms.greedy_keep(shifted, real, IOU_THRESHOLD)
@@ -71,7 +80,9 @@ class RPNHead(nn.Module):
             scores, indices = nms.top(scores, PROPOSALS)
             real = scores >= 0
         else:
-            level, slot, scores = nms.select_best(shifted, scores, "soft", IOU_THRESHOLD, PROPOSALS)
+            level, slot, scores = nms.select_best(
+                shifted, scores, Nms.SOFT, IOU_THRESHOLD, PROPOSALS
+            )
             indices = level * PROPOSALS + slot
             first = torch.arange(PROPOSALS, device=scores.device) == 0
             real = (scores >= nms.MIN_SOFT_SCORE) | first  # the best is taken whatever it scores

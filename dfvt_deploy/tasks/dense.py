@@ -7,44 +7,69 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from .images import UInt8Array
+from .images import ImageError, UInt8Array
 
-#: Sides of the network's input are multiples of this.
-MULTIPLE = 32
+IntArray = NDArray[np.int64]
+
+#: Height and width of the network's input are multiples of it.
+SIZE_MULTIPLE = 32
+
+#: Longest side of an image. OpenCV's nearest neighbour counts in 1/65536 of a pixel, so that on
+#: the way back a class map drifts by at most half a pixel over this length.
+MAX_SIDE = 65_535
 
 
 def resize_and_pad(
     image: Image.Image, long_side: int, short_side: int, canvas: tuple[int, int] | None = None
-) -> tuple[UInt8Array, NDArray[np.int64], NDArray[np.int64]]:
-    """RGB image of any size to the network's pixels.
+) -> tuple[UInt8Array, IntArray, IntArray]:
+    """RGB image of any size to the network's pixels, its size therein, and its own size.
 
-    The ratio is kept: the longer side becomes at most `long_side` and the shorter at most
-    `short_side`, up or down, bilinear. The right and bottom are padded to the image's own next
-    multiple of 32, or to `canvas` (height, width), which the resized image then fits into. What
-    the padding holds does not matter: the network zeroes it after normalisation.
+    The image is resized in proportion, up or down, bilinear: the longer side becomes at most
+    `long_side` and the shorter at most `short_side`. It is padded with zeros right and bottom to
+    its own next multiples of 32. The padding's value is of no account, since the network sets
+    what lies outside the image to the published padding.
+
+    Args:
+        canvas: fixed height and width for a static export, multiples of 32. The image is then
+            also made small enough to fit it.
 
     Returns:
-        uint8 RGB (H, W, 3), the height and width of the image within it, and those it had;
-        both int64 (2,).
+        pixels uint8 RGB (H, W, 3), image_size int64 (2,) and original_size int64 (2,), both
+        height and width.
+
+    Raises:
+        ImageError: a side is 0 or longer than 65,535 pixels.
+        ValueError: the canvas is not of multiples of 32.
     """
+    if not 1 <= min(image.size) <= max(image.size) <= MAX_SIDE:
+        raise ImageError(
+            f"image is {image.width}x{image.height}, each side must be 1 to {MAX_SIDE:,} pixels"
+        )
     original = image.height, image.width
-    size = resized_size(*original, long_side, short_side, canvas)
-    height, width = canvas or tuple(-(-side // MULTIPLE) * MULTIPLE for side in size)
-    resized = cv2.resize(np.asarray(image), size[::-1], interpolation=cv2.INTER_LINEAR)
-    pixels = np.zeros((height, width, 3), np.uint8)
-    pixels[: size[0], : size[1]] = resized
-    return pixels, np.array(size, np.int64), np.array(original, np.int64)
+    height, width = resized_size(*original, long_side, short_side, canvas)
+    resized = cv2.resize(np.asarray(image), (width, height), interpolation=cv2.INTER_LINEAR)
+    if canvas is None:
+        canvas = _next_multiple(height), _next_multiple(width)
+    pixels = np.zeros((*canvas, 3), np.uint8)
+    pixels[:height, :width] = resized
+    return pixels, np.array([height, width], np.int64), np.array(original, np.int64)
 
 
 def resized_size(
     height: int, width: int, long_side: int, short_side: int, canvas: tuple[int, int] | None = None
 ) -> tuple[int, int]:
-    """Height and width after the resize, each at least 1."""
+    """Height and width after the resize, at least 1 each.
+
+    Raises:
+        ValueError: the canvas is not of multiples of 32.
+    """
     scale = min(long_side / max(height, width), short_side / min(height, width))
     if canvas is not None:
-        if any(side < MULTIPLE or side % MULTIPLE for side in canvas):
-            raise ValueError(
-                f"canvas {canvas[0]}x{canvas[1]} is not in multiples of {MULTIPLE} from {MULTIPLE}"
-            )
+        if any(side < 1 or side % SIZE_MULTIPLE for side in canvas):
+            raise ValueError(f"canvas {canvas} is not of positive multiples of {SIZE_MULTIPLE}")
         scale = min(scale, canvas[0] / height, canvas[1] / width)
     return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
+
+
+def _next_multiple(side: int) -> int:
+    return -(-side // SIZE_MULTIPLE) * SIZE_MULTIPLE

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from . import rle
-from .dense import resize_and_pad
+from .dense import IntArray, resize_and_pad
 from .images import Float32Array, UInt8Array
 
 LONG_SIDE = 1333
@@ -39,15 +39,10 @@ class DetectionResult:
 
 def preprocess(
     image: Image.Image, canvas: tuple[int, int] | None = None
-) -> tuple[UInt8Array, NDArray[np.int64], NDArray[np.int64]]:
-    """RGB image of any size to the network's pixels.
+) -> tuple[UInt8Array, IntArray, IntArray]:
+    """RGB image of any size to the network's pixels, resized into 1333x800 (either way round).
 
-    Resized keeping its ratio into 1333x800, padded to its own next multiple of 32 or to `canvas`
-    (height, width), which then limits the size too.
-
-    Returns:
-        uint8 RGB (H, W, 3), the height and width of the image within it, and those it had;
-        both int64 (2,).
+    Returns pixels, image_size and original_size; see `dense.resize_and_pad`.
     """
     return resize_and_pad(image, LONG_SIDE, SHORT_SIDE, canvas)
 
@@ -57,8 +52,8 @@ def postprocess(
     scores: NDArray[Any],
     labels: NDArray[Any],
     masks: NDArray[Any],
-    image_size: NDArray[np.int64],
-    original_size: NDArray[np.int64],
+    image_size: IntArray,
+    original_size: IntArray,
 ) -> DetectionResult:
     """The network's answer on one image to detections in the image as it was sent.
 
