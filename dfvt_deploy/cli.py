@@ -54,7 +54,7 @@ Json = Annotated[
 ]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 VariantOption = Annotated[str, typer.Option("--variant", help="t, s, b or all.")]
-TaskOption = Annotated[str, typer.Option("--task", help="classification or all.")]
+TaskOption = Annotated[str, typer.Option("--task", help="classification, segmentation or all.")]
 CheckpointOption = Annotated[
     str | None,
     typer.Option(
@@ -178,6 +178,20 @@ def export(
     labels: Annotated[
         Path | None, typer.Option("--labels", help="Text file, one class name a line.")
     ] = None,
+    backbone_checkpoint: Annotated[
+        str | None,
+        typer.Option(
+            "--backbone-checkpoint",
+            help="Classification checkpoint for a dense model's backbone; its head is untrained.",
+        ),
+    ] = None,
+    static: Annotated[
+        str | None,
+        typer.Option("--static", help="Fixed HxW of a dense model, as 512x512; dynamic without."),
+    ] = None,
+    logits: Annotated[
+        bool, typer.Option("--logits", help="Segmentation: the logits as a second output.")
+    ] = False,
     json_: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -193,7 +207,7 @@ def export(
         from .errors import BadInput, StageFailed
 
         chosen = [(t, v) for t in _tasks(task) for v in _variants(variant)]
-        if len(chosen) > 1 and (name or checkpoint not in (None, "published")):
+        if len(chosen) > 1 and (name or {checkpoint, backbone_checkpoint} - {None, "published"}):
             raise BadInput("several models take neither --name nor a checkpoint file")
         done: list[Artifact] = []
         failed: list[str] = []
@@ -209,6 +223,9 @@ def export(
                     opset=opset,
                     num_classes=num_classes,
                     labels=labels,
+                    backbone_checkpoint=backbone_checkpoint,
+                    static=_canvas(static),
+                    logits=logits,
                 )
             except DfvtError as error:
                 if len(chosen) == 1:
@@ -244,7 +261,10 @@ def populate(
     device: Annotated[
         Literal["cpu", "gpu"], typer.Option("--device", help="Where the network runs.")
     ] = "cpu",
-    max_batch_size: Annotated[int, typer.Option("--max-batch-size")] = 64,
+    max_batch_size: Annotated[
+        int | None,
+        typer.Option("--max-batch-size", help="64 by default, 4 for dense tasks."),
+    ] = None,
     top_k: Annotated[int, typer.Option("--top-k", help="Answers per image.")] = 5,
     max_bytes: Annotated[
         int, typer.Option("--max-bytes", help="Largest encoded image the server takes.")
@@ -391,6 +411,10 @@ def predict(
     save: Annotated[
         Path | None, typer.Option("--save", help="Folder for images with the answers drawn in.")
     ] = None,
+    labels: Annotated[
+        Path | None,
+        typer.Option("--labels", help="Class names for a class map; ADE20K's by default."),
+    ] = None,
     timeout: Annotated[float, typer.Option("--timeout", help="Seconds for one request.")] = 60,
     json_: Json = False,
     debug: Debug = False,
@@ -400,25 +424,27 @@ def predict(
     Example: `dfvt-deploy predict cat.jpg --model dfvt_s_classification --protocol http`
     """
     with _command(debug):
-        from .serving import client as library
+        from .data import read_labels
+        from .serving import drawing
+        from .serving.client import predict as ask
 
-        answers = []
-        for answer in library.predict(
-            image,
-            model,
-            url=url,
-            protocol=protocol,
-            version=model_version,
-            timeout=timeout,
+        names = read_labels(labels) if labels else None
+        documents: list[dict[str, Any]] = []
+        taken: set[Path] = set()
+        for answer in ask(
+            image, model, url=url, protocol=protocol, version=model_version, timeout=timeout
         ):
-            saved = library.draw(answer, save) if save else None
-            answers.append({**answer.as_json(), "saved": str(saved) if saved else None})
+            document = answer.as_json()
+            if save:
+                drawn = drawing.draw(answer, names)
+                document["saved"] = str(drawing.save(drawn, answer.image, save, taken))
+            documents.append(document)
             if not json_:
-                print_prediction(answer)
-                if saved:
-                    print(f"saved {saved}")
+                print_prediction(answer, names)
+                if save:
+                    print(f"saved {document['saved']}")
         if json_:
-            print_json(answers)
+            print_json(documents)
 
 
 @app.command()
@@ -498,21 +524,8 @@ def quickstart(
         print_table(
             "Steps", ["step", "seconds"], [[k, f"{v:.2f}"] for k, v in result.seconds.items()]
         )
-        print_table(
-            f"{manifest.name} version {result.populated.version}: {result.http.image}",
-            ["HTTP", "score", "gRPC", "score"],
-            [
-                [label, f"{score:.6f}", label_grpc, f"{score_grpc:.6f}"]
-                for label, score, label_grpc, score_grpc in zip(
-                    *(
-                        answer.outputs[key]
-                        for answer in (result.http, result.grpc)
-                        for key in ("labels", "scores")
-                    ),
-                    strict=True,
-                )
-            ],
-        )
+        print_prediction(result.http, manifest.labels)
+        print_prediction(result.grpc, manifest.labels)
         print("HTTP and gRPC answer alike.")
         if not manifest.trained:
             print("The weights are untrained: the labels mean nothing. Give --checkpoint.")
@@ -524,6 +537,18 @@ def _variants(value: str) -> list[Variant]:
 
 def _tasks(value: str) -> list[Task]:
     return list(Task) if value == "all" else [_choice(Task, "task", value)]
+
+
+def _canvas(value: str | None) -> tuple[int, int] | None:
+    """Height and width of `HxW`."""
+    from .errors import BadInput
+
+    if value is None:
+        return None
+    height, _, width = value.lower().partition("x")
+    if not (height.isdigit() and width.isdigit()):
+        raise BadInput(f"--static {value!r} is not HxW, as 512x512")
+    return int(height), int(width)
 
 
 def _choice(kind: type[Choice], what: str, value: str) -> Choice:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -18,11 +19,12 @@ def print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left")
+    table = Table()
     for column in columns:
         table.add_column(column)
     for row in rows:
         table.add_row(*row)
+    print(title)
     Console(highlight=False, markup=False).print(table)
 
 
@@ -51,16 +53,28 @@ def print_export(artifact: Artifact, *, next_step: bool = True) -> None:
         )
 
 
-def print_prediction(prediction: Prediction) -> None:
+def print_prediction(prediction: Prediction, labels: Sequence[str] | None = None) -> None:
+    from .serving.drawing import segmentation_labels
+    from .tasks.segmentation import class_shares
+    from .types import Task
+
     outputs = prediction.outputs
-    print_table(
+    title = (
         f"{prediction.image} ({prediction.milliseconds:.1f} ms, "
-        f"{prediction.bytes_sent:,} bytes sent, {prediction.bytes_received:,} received)",
-        ["class", "label", "score"],
-        [
-            [str(class_id), str(label), f"{score:.6f}"]
-            for class_id, label, score in zip(
-                outputs["class_ids"], outputs["labels"], outputs["scores"], strict=True
-            )
-        ],
+        f"{prediction.bytes_sent:,} bytes sent, {prediction.bytes_received:,} received)"
     )
+    if prediction.task is Task.SEGMENTATION:
+        names = segmentation_labels(prediction, labels)
+        rows = [
+            [str(class_id), names[class_id], f"{share:.2%}"]
+            for class_id, share in class_shares(prediction.class_map)
+        ]
+        print_table(title, ["class", "label", "pixels"], rows)
+        return
+    rows = [
+        [str(class_id), str(label), f"{score:.6f}"]
+        for class_id, label, score in zip(
+            outputs["class_ids"], outputs["labels"], outputs["scores"], strict=True
+        )
+    ]
+    print_table(title, ["class", "label", "score"], rows)

@@ -4,13 +4,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from dfvt_deploy.artifact import Artifact
 from dfvt_deploy.convert.export import export
 from dfvt_deploy.serving.repository import populate
 from dfvt_deploy.serving.server import TritonServer, serve
 
-from .fixtures import fixture_state_dict, save_published
+from .fixtures import dense_state_dict, fixture_state_dict, save_published
 
 
 @pytest.fixture(scope="session")
@@ -32,6 +33,26 @@ def repository(artifact_t, tmp_path_factory) -> Path:
     directory = tmp_path_factory.mktemp("served") / "model_repository"
     populate(artifact_t.directory, repository=directory)
     return directory
+
+
+@pytest.fixture(scope="session")
+def segmentation_checkpoint_t(tmp_path_factory) -> Path:
+    """DFvT-T UPerNet fixture weights in mmsegmentation's layout, auxiliary head included."""
+    path = tmp_path_factory.mktemp("checkpoints") / "upernet_t.pth"
+    torch.save({"meta": {"epoch": 160}, "state_dict": dense_state_dict("seg_t")}, path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def segmentation_artifact_t(segmentation_checkpoint_t, tmp_path_factory) -> Artifact:
+    """DFvT-T UPerNet exported from it, any size, with logits."""
+    return export(
+        "t",
+        "segmentation",
+        checkpoint=segmentation_checkpoint_t,
+        output=tmp_path_factory.mktemp("exports"),
+        logits=True,
+    )
 
 
 @pytest.fixture(scope="session")

@@ -38,6 +38,16 @@ def fixture_state_dict(variant: str, num_classes: int = 1000) -> dict[str, torch
     return weights
 
 
+def dense_state_dict(name: str) -> dict[str, torch.Tensor]:
+    """The state dict of `shapes_<name>.json`, the auxiliary head and derived buffers included."""
+    table = shapes(name)
+    filled = fixture_weights.fill_state_dict(table)
+    return {
+        key: torch.from_numpy(np.asarray(filled[key])) if key in filled else torch.zeros(shape)
+        for key, shape in table.items()
+    }
+
+
 def save_published(path: Path, weights: dict[str, torch.Tensor], **options) -> Path:
     """Write `{"model", "optimizer", "lr_scheduler", "config", …}` with a config that pickles as
     yacs' CfgNode does, of a module that is not there when the file is read."""

@@ -19,7 +19,8 @@ import pytest
 from dfvt_deploy.errors import ArtifactError, BadInput, ServerFailed
 from dfvt_deploy.runners.onnx_runtime import OnnxRuntimeRunner
 from dfvt_deploy.runners.triton import TritonRunner
-from dfvt_deploy.serving.client import draw, predict
+from dfvt_deploy.serving import drawing
+from dfvt_deploy.serving.client import predict
 from dfvt_deploy.serving.docker import docker_command
 from dfvt_deploy.serving.repository import PopulateOptions, populate
 from dfvt_deploy.serving.server import Ports, serve
@@ -158,9 +159,11 @@ def test_predict_reads_files_and_draws(server, images, tmp_path, offline):
     assert answer.bytes_received > 5 * (4 + 4 + 4)
     assert answer.milliseconds > 0
     assert json.dumps(answer.as_json())
-    saved = draw(answer, tmp_path / "drawn")
-    assert saved == tmp_path / "drawn" / "a.png"
-    assert decode_image(saved.read_bytes()).width >= 480
+    taken: set[Path] = set()
+    for name in ("a.png", "a-2.png"):  # the second image of that name does not replace the first
+        saved = drawing.save(drawing.draw(answer), answer.image, tmp_path / "drawn", taken)
+        assert saved == tmp_path / "drawn" / name
+        assert decode_image(saved.read_bytes()).width >= 480
     with pytest.raises(BadInput, match="cannot be read: No such file"):
         list(predict([tmp_path / "none.jpg"], NAME, url=server.grpc_url))
 
@@ -318,6 +321,17 @@ def test_a_model_that_cannot_load_is_one_readable_line(artifact_t, tmp_path):
     assert "No module named 'a_package_nobody_has'" in message
     assert "requirements.txt" in message
     assert f"{NAME}:" not in message, "the ensemble fails only in consequence"
+
+
+def test_a_config_that_is_refused_is_one_readable_line(repository, tmp_path):
+    shutil.copytree(repository, tmp_path / "r")
+    config = tmp_path / "r" / NAME / "config.pbtxt"
+    config.write_text(config.read_text().replace('key: "logits"', 'key: "nothing"'))
+    with (
+        pytest.raises(ServerFailed, match=f"could not load {NAME}: .*nothing"),
+        serve(tmp_path / "r"),
+    ):
+        pass
 
 
 def test_a_changed_network_is_not_served(repository, tmp_path):

@@ -6,10 +6,14 @@ import csv
 import json
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import BadInput
 from ..types import Task
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 DIRECTORY = Path(__file__).parent
 SAMPLES = DIRECTORY / "samples"
@@ -26,6 +30,22 @@ def class_names(task: Task) -> tuple[str, ...]:
     """Names of the classes a task's published models know, by class id."""
     with (DIRECTORY / _CLASS_FILES[task]).open(encoding="utf-8", newline="") as file:
         return tuple(row["name"] for row in csv.DictReader(file, delimiter="\t"))
+
+
+def palette(task: Task, num_classes: int) -> NDArray[np.uint8]:
+    """A colour for each class, uint8 RGB (num_classes, 3): ADE20K's own for its classes, else
+    hues in steps of the golden ratio, which keeps neighbours apart."""
+    import colorsys
+
+    import numpy as np
+
+    with (DIRECTORY / _CLASS_FILES[task]).open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file, delimiter="\t"))
+    if len(rows) == num_classes and "r" in rows[0]:
+        return np.array([[int(row[c]) for c in "rgb"] for row in rows], np.uint8)
+    hues = [i * 0.618034 % 1 for i in range(num_classes)]
+    colours = [colorsys.hsv_to_rgb(hue, 0.7, 0.95) for hue in hues]
+    return (255 * np.array(colours)).astype(np.uint8)
 
 
 @cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,16 +14,18 @@ from numpy.typing import NDArray
 
 from ..errors import BadInput
 from ..runners.triton import Protocol, TritonRunner
-from ..tasks import classification
-from ..tasks.images import decode_image
+from ..tasks import segmentation
+from ..types import Task
+
+#: Outputs whose strings are bytes, not text.
+BINARY = ("class_map",)
 
 
 @dataclass(frozen=True)
 class Prediction:
     """The ensemble's answer for one image.
 
-    outputs: the arrays of the contract without their batch dimension (CONTRACT: `class_ids`,
-        `scores`, `labels` for classification), strings decoded.
+    outputs: the ensemble's outputs (docs/serving.md) without their batch dimension, text decoded.
     milliseconds: from sending to having the answer.
     bytes_sent, bytes_received: payload of the tensors.
     """
@@ -33,8 +36,24 @@ class Prediction:
     bytes_sent: int
     bytes_received: int
 
+    @property
+    def task(self) -> Task:
+        """Told by the outputs, which are each task's own."""
+        if "class_map" in self.outputs:
+            return Task.SEGMENTATION
+        return Task.DETECTION if "boxes" in self.outputs else Task.CLASSIFICATION
+
+    @property
+    def class_map(self) -> NDArray[Any]:
+        """The decoded class map of a segmentation, (H, W) at the size of the image."""
+        return segmentation.decode_class_map(self.outputs["class_map"].item())
+
     def as_json(self) -> dict[str, Any]:
-        outputs = {name: value.tolist() for name, value in self.outputs.items()}
+        """Plain data; the bytes of a PNG as base64."""
+        outputs = {
+            name: base64.b64encode(value.item()).decode() if name in BINARY else value.tolist()
+            for name, value in self.outputs.items()
+        }
         return {**vars(self), "outputs": outputs, "milliseconds": round(self.milliseconds, 3)}
 
 
@@ -64,7 +83,10 @@ def predict(
             seconds = time.perf_counter() - start
             yield Prediction(
                 image=str(image),
-                outputs={name: _text(value[0]) for name, value in outputs.items()},
+                outputs={
+                    name: value[0] if name in BINARY else _text(value[0])
+                    for name, value in outputs.items()
+                },
                 milliseconds=seconds * 1000,
                 bytes_sent=len(encoded),
                 bytes_received=sum(map(_payload, outputs.values())),
@@ -77,18 +99,6 @@ def read_image(path: str | Path) -> bytes:
         return Path(path).read_bytes()
     except OSError as error:
         raise BadInput(f"image {path} cannot be read: {error.strerror}") from error
-
-
-def draw(prediction: Prediction, directory: Path) -> Path:
-    """Draw a prediction on its image and save it as `<directory>/<image name>.png`."""
-    image = decode_image(read_image(prediction.image))
-    drawn = classification.draw(
-        image, prediction.outputs["labels"].tolist(), prediction.outputs["scores"].tolist()
-    )
-    directory.mkdir(parents=True, exist_ok=True)
-    path = directory / f"{Path(prediction.image).stem}.png"
-    drawn.save(path)
-    return path
 
 
 def _text(value: NDArray[Any]) -> NDArray[Any]:

@@ -7,7 +7,7 @@ configuration); the backends' own parameters in the README of each backend.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -16,9 +16,13 @@ from tritonclient.grpc import model_config_pb2 as schema
 
 from ..artifact import Manifest, TensorSpec
 from ..tasks.images import ImageLimits
+from .tasks import SERVED_TASKS, ServedTask
 
 #: File of the encoded image (4-byte length, then the bytes) that warms up preprocessing.
 WARMUP_IMAGE = "sample.bytes"
+
+#: Height and width that warm up a network of any size.
+WARMUP_SIDE = 224
 
 
 @dataclass(frozen=True)
@@ -50,16 +54,46 @@ _DTYPES = {
 _BACKENDS = {"onnxruntime": ("onnxruntime", "model.onnx"), "tensorrt": ("tensorrt", "model.plan")}
 
 
-def network_config(
-    manifest: Manifest, backend: str, max_batch_size: int, placement: Placement
-) -> schema.ModelConfig:
+@dataclass(frozen=True)
+class ServedModel:
+    """A model as its configs describe it; `answer_options` are those of the task's `answers`."""
+
+    manifest: Manifest
+    max_batch_size: int
+    answer_options: Mapping[str, Any]
+    limits: ImageLimits
+    placement: Placement
+
+    @property
+    def task(self) -> ServedTask:
+        return SERVED_TASKS[self.manifest.task]
+
+    @property
+    def prepared(self) -> tuple[TensorSpec, ...]:
+        """What the preprocess step makes."""
+        return (*self.manifest.inputs, *self.task.carried)
+
+    @property
+    def awaited(self) -> tuple[TensorSpec, ...]:
+        """What the postprocess step takes: outputs of the network, and sizes beside it."""
+        names = self.task.network_outputs
+        outputs = tuple(spec for spec in self.manifest.outputs if spec.name in names)
+        return (*outputs, *(spec for spec in self.prepared if spec.name != "images"))
+
+    @property
+    def answers(self) -> tuple[TensorSpec, ...]:
+        return self.task.answers(self.answer_options)
+
+
+def network_config(model: ServedModel, backend: str) -> schema.ModelConfig:
     """`<name>_network`: the exported file, also callable directly with tensors."""
     backend, filename = _BACKENDS[backend]
+    manifest, placement = model.manifest, model.placement
     config = schema.ModelConfig(
         name=f"{manifest.name}_network",
         backend=backend,
         default_model_filename=filename,
-        max_batch_size=max_batch_size,
+        max_batch_size=model.max_batch_size,
         input=[_input(spec) for spec in manifest.inputs],
         output=[_output(spec) for spec in manifest.outputs],
         dynamic_batching=schema.ModelDynamicBatching(
@@ -69,29 +103,32 @@ def network_config(
     _instances(config, placement.device, placement.network_instances)
     if backend == "onnxruntime" and placement.device == "cpu":
         _parameters(config, intra_op_thread_count=placement.threads, inter_op_thread_count=1)
+    if backend == "onnxruntime" and not model.task.arena:
+        _parameters(config, enable_mem_arena=0, enable_mem_pattern=0)
     warmup = config.model_warmup.add(name="one", batch_size=1)
     for spec in manifest.inputs:
         tensor = warmup.inputs[spec.name]
         tensor.data_type = _DTYPES[spec.dtype]
-        tensor.dims.extend(_dims(spec))
+        tensor.dims.extend(dim if dim > 0 else WARMUP_SIDE for dim in _dims(spec))
         tensor.zero_data = True
     return config
 
 
-def preprocess_config(
-    manifest: Manifest, max_batch_size: int, placement: Placement, limits: ImageLimits
-) -> schema.ModelConfig:
+def preprocess_config(model: ServedModel) -> schema.ModelConfig:
     """`<name>_preprocess`: encoded images to tensors. Not batched by the server: an image is
     decoded as soon as a process is free."""
-    config = _python_model(manifest, "preprocess", max_batch_size, placement.preprocess_instances)
+    manifest = model.manifest
+    config = _python_model(model, "preprocess", model.placement.preprocess_instances)
     config.input.append(_image_input())
-    config.output.extend(_output(spec) for spec in manifest.inputs)
+    config.output.extend(_output(spec) for spec in model.prepared)
+    canvas = manifest.preprocessing.canvas
     _parameters(
         config,
         task=manifest.task,
         input=manifest.input_kind,
-        max_bytes=limits.max_bytes,
-        max_pixels=limits.max_pixels,
+        options=json.dumps({"canvas": canvas} if canvas else {}),
+        max_bytes=model.limits.max_bytes,
+        max_pixels=model.limits.max_pixels,
     )
     warmup = config.model_warmup.add(name="one", batch_size=1)
     tensor = warmup.inputs["image"]
@@ -101,59 +138,39 @@ def preprocess_config(
     return config
 
 
-def postprocess_config(
-    manifest: Manifest,
-    max_batch_size: int,
-    outputs: Sequence[TensorSpec],
-    options: Mapping[str, Any],
-) -> schema.ModelConfig:
-    """`<name>_postprocess`: the network's outputs to the answers `outputs`."""
-    config = _python_model(manifest, "postprocess", max_batch_size, 1)
-    config.input.extend(_input(spec) for spec in manifest.outputs)
-    config.output.extend(_output(spec) for spec in outputs)
-    _parameters(config, task=manifest.task, options=json.dumps(dict(options)))
+def postprocess_config(model: ServedModel) -> schema.ModelConfig:
+    """`<name>_postprocess`: the network's outputs to the answers."""
+    config = _python_model(model, "postprocess", 1)
+    config.input.extend(_input(spec) for spec in model.awaited)
+    config.output.extend(_output(spec) for spec in model.answers)
+    _parameters(config, task=model.manifest.task, options=json.dumps(dict(model.answer_options)))
     return config
 
 
-def ensemble_config(
-    manifest: Manifest, max_batch_size: int, outputs: Sequence[TensorSpec]
-) -> schema.ModelConfig:
+def ensemble_config(model: ServedModel) -> schema.ModelConfig:
     """`<name>`: image in, answers out, through the newest version of each step."""
+    name = model.manifest.name
     config = schema.ModelConfig(
-        name=manifest.name,
+        name=name,
         platform="ensemble",
-        max_batch_size=max_batch_size,
+        max_batch_size=model.max_batch_size,
         input=[_image_input()],
-        output=[_output(spec) for spec in outputs],
+        output=[_output(spec) for spec in model.answers],
     )
-    for step, inputs, produced in (
-        ("preprocess", ["image"], [spec.name for spec in manifest.inputs]),
-        (
-            "network",
-            [spec.name for spec in manifest.inputs],
-            [spec.name for spec in manifest.outputs],
-        ),
-        (
-            "postprocess",
-            [spec.name for spec in manifest.outputs],
-            [spec.name for spec in outputs],
-        ),
-    ):
-        entry = config.ensemble_scheduling.step.add(
-            model_name=f"{manifest.name}_{step}", model_version=-1
-        )
-        entry.input_map.update({name: name for name in inputs})
-        entry.output_map.update({name: name for name in produced})
+    # A tensor has one name in an ensemble, and an answer may be called as the network's output is.
+    made = {spec.name: spec.name for spec in model.prepared}
+    from_network = {name: f"network_{name}" for name in model.task.network_outputs}
+    answers = {spec.name: spec.name for spec in model.answers}
+    steps = (
+        ("preprocess", {"image": "image"}, made),
+        ("network", {spec.name: made[spec.name] for spec in model.manifest.inputs}, from_network),
+        ("postprocess", {s.name: {**made, **from_network}[s.name] for s in model.awaited}, answers),
+    )
+    for step, taken, given in steps:
+        entry = config.ensemble_scheduling.step.add(model_name=f"{name}_{step}", model_version=-1)
+        entry.input_map.update(taken)
+        entry.output_map.update(given)
     return config
-
-
-def classification_outputs(k: int) -> tuple[TensorSpec, ...]:
-    """Answers of a classifier's ensemble (batch dimension included)."""
-    return (
-        TensorSpec(name="class_ids", dtype="int32", shape=("batch", k)),
-        TensorSpec(name="scores", dtype="float32", shape=("batch", k)),
-        TensorSpec(name="labels", dtype="bytes", shape=("batch", k)),
-    )
 
 
 def to_text(config: schema.ModelConfig) -> str:
@@ -166,14 +183,12 @@ def from_text(text: str) -> schema.ModelConfig:
     return text_format.Parse(text, schema.ModelConfig())
 
 
-def _python_model(
-    manifest: Manifest, step: str, max_batch_size: int, instances: int
-) -> schema.ModelConfig:
+def _python_model(model: ServedModel, step: str, instances: int) -> schema.ModelConfig:
     config = schema.ModelConfig(
-        name=f"{manifest.name}_{step}",
+        name=f"{model.manifest.name}_{step}",
         backend="python",
         default_model_filename="model.py",
-        max_batch_size=max_batch_size,
+        max_batch_size=model.max_batch_size,
     )
     _instances(config, "cpu", instances)
     return config

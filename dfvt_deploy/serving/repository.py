@@ -8,16 +8,17 @@ import struct
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from .. import tasks
-from ..artifact import MANIFEST, Artifact, TensorSpec, open_artifact
+from ..artifact import MANIFEST, Artifact, open_artifact
 from ..errors import BadInput, MissingDependency, StageFailed
 from ..files import sha256_of
 from ..tasks.classification import TOP_K
 from ..tasks.images import ImageLimits
-from ..types import Precision, Task
+from ..types import Precision
 from .layout import CONFIG, model_names, newest_version
+from .tasks import SERVED_TASKS
 
 try:
     from . import config as pbtxt
@@ -29,8 +30,6 @@ except ImportError:
 #: numpy 1: with numpy 2 the tensors it makes can arrive empty.
 REQUIREMENTS = "numpy>=1.26,<2\npillow>=10.3\nopencv-python-headless>=4.8,<4.12\n"
 
-DEFAULT_MAX_BATCH_SIZE = 64
-
 _HERE = Path(__file__).parent
 
 
@@ -38,16 +37,17 @@ _HERE = Path(__file__).parent
 class PopulateOptions:
     """Settings of the served model.
 
+    max_batch_size: images in one request or batch; the task's own default (64, dense tasks 4).
     k: answers per image of a classifier, cut to the class count.
     """
 
-    max_batch_size: int = DEFAULT_MAX_BATCH_SIZE
+    max_batch_size: int | None = None
     k: int = TOP_K
     limits: ImageLimits = field(default_factory=ImageLimits)
     placement: Placement = field(default_factory=Placement)
 
     def __post_init__(self) -> None:
-        if self.max_batch_size < 1:
+        if self.max_batch_size is not None and self.max_batch_size < 1:
             raise BadInput(f"max batch size {self.max_batch_size} is below 1")
         if self.k < 1:
             raise BadInput(f"k {self.k} is below 1")
@@ -88,6 +88,8 @@ def populate(
     """
     artifact = open_artifact(model)
     repository, options = Path(repository), options or PopulateOptions()
+    if artifact.manifest.task not in SERVED_TASKS:
+        raise BadInput(f"{artifact.manifest.task} models cannot be served yet")
     if backend != "onnxruntime":
         raise BadInput(f"backend {backend} is not supported yet; use onnxruntime")
     network_file = artifact.onnx_path(Precision(precision))
@@ -119,13 +121,20 @@ def _stage(
     options: PopulateOptions,
 ) -> None:
     """Write the four models, complete, into an empty folder."""
-    manifest, batch = artifact.manifest, options.max_batch_size
-    answer_options, answers = _answers(artifact, options)
+    manifest = artifact.manifest
+    task = SERVED_TASKS[manifest.task]
+    model = pbtxt.ServedModel(
+        manifest=manifest,
+        max_batch_size=options.max_batch_size or task.max_batch_size,
+        answer_options=task.answer_options(manifest, options.k),
+        limits=options.limits,
+        placement=options.placement,
+    )
     configs = {
-        "preprocess": pbtxt.preprocess_config(manifest, batch, options.placement, options.limits),
-        "network": pbtxt.network_config(manifest, backend, batch, options.placement),
-        "postprocess": pbtxt.postprocess_config(manifest, batch, answers, answer_options),
-        "ensemble": pbtxt.ensemble_config(manifest, batch, answers),
+        "preprocess": pbtxt.preprocess_config(model),
+        "network": pbtxt.network_config(model, backend),
+        "postprocess": pbtxt.postprocess_config(model),
+        "ensemble": pbtxt.ensemble_config(model),
     }
     for step, config in configs.items():
         directory = staging / config.name / str(version)
@@ -150,16 +159,6 @@ def _stage(
     warmup = staging / f"{manifest.name}_preprocess" / "warmup"
     warmup.mkdir()
     (warmup / pbtxt.WARMUP_IMAGE).write_bytes(_warmup_image())
-
-
-def _answers(
-    artifact: Artifact, options: PopulateOptions
-) -> tuple[dict[str, Any], tuple[TensorSpec, ...]]:
-    manifest = artifact.manifest
-    if manifest.task is not Task.CLASSIFICATION:
-        raise BadInput(f"{manifest.task} models cannot be populated yet")
-    k = min(options.k, manifest.num_classes)
-    return {"k": k}, pbtxt.classification_outputs(k)
 
 
 def _warmup_image() -> bytes:

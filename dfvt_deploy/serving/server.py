@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import json
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -213,10 +214,12 @@ class TritonServer:
                     f"Triton ended while starting ({_status(status)}); {self._last_log_line()}"
                 )
             health = self._ask("health/ready")
-            if health == 200:
-                return
             if health is not None:  # it answers, so loading is over
-                raise ServerFailed(self._failed_models())
+                if failed := self._failed_models():
+                    reasons = "; ".join(f"{name}: {reason}" for name, reason in failed.items())
+                    raise ServerFailed(f"Triton could not load {reasons}{_remedy(reasons)}")
+                if health == 200:
+                    return
             if time.monotonic() > deadline:
                 raise ServerFailed(
                     f"Triton was not ready after {self.timeout:.0f} s; {self._last_log_line()}"
@@ -236,8 +239,8 @@ class TritonServer:
         except OSError:
             return None
 
-    def _failed_models(self) -> str:
-        """One line naming the models that did not load, causes before consequences."""
+    def _failed_models(self) -> dict[str, str]:
+        """Models that did not load and why, in a line each, causes without their consequences."""
         request = urllib.request.Request(
             f"http://{self.http_url}/v2/repository/index",
             data=b"{}",
@@ -245,15 +248,28 @@ class TritonServer:
         )
         with urllib.request.urlopen(request, timeout=10) as reply:
             index: list[dict[str, Any]] = json.load(reply)
-        failed = {
+        reasons = {
             model["name"]: " ".join(model.get("reason", "").split())
             for model in index
             if model.get("state") != "READY"
         }
-        # An ensemble whose step failed has no reason of its own.
-        causes = {k: v for k, v in failed.items() if v and "depends on" not in v} or failed
-        reasons = "; ".join(f"{name}: {reason[:400]}" for name, reason in causes.items())
-        return f"Triton could not load {reasons}{_remedy(reasons)}"
+        # A model whose config is refused has no reason in the index; the log has it.
+        loaded = {model["name"] for model in index if model.get("state") == "READY"}
+        for config in sorted(self.repository.glob(f"*/{CONFIG}")):
+            name = config.parent.name
+            if name not in loaded and not reasons.get(name):
+                reasons[name] = self._log_line_about(name)
+        causes = {k: v for k, v in reasons.items() if v and "depends on" not in v}
+        return {k: v[:400] for k, v in (causes or reasons).items()}
+
+    def _log_line_about(self, model: str) -> str:
+        """The first error in the log that names a model, without its prefix."""
+        assert self.log_file is not None
+        named = re.compile(rf"(?<![\w-]){re.escape(model)}(?![\w-])")
+        for line in self.log_file.read_text(errors="replace").splitlines():
+            if line.startswith("E") and named.search(line):
+                return line.partition("] ")[2].strip().strip('"')
+        return f"see {self.log_file}"
 
     def _last_log_line(self) -> str:
         assert self.log_file is not None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import cv2
@@ -109,6 +109,37 @@ def decode_class_map(data: bytes) -> NDArray[Any]:
             return np.array(image)
     except OSError as error:
         raise ImageError(f"class map is not a PNG: {error}") from error
+
+
+def network_inputs(
+    images: Iterable[Image.Image], canvas: tuple[int, int] | None = None
+) -> dict[str, NDArray[Any]]:
+    """RGB images to the network's `images` uint8 RGB (N, H, W, 3) and `image_sizes` int64 (N, 2),
+    and `original_sizes` int64 (N, 2) for `answers`. See `preprocess`.
+
+    Raises:
+        ImageError: the images need different canvases; another padding would be another answer.
+    """
+    prepared = [preprocess(image, canvas) for image in images]
+    canvases = sorted({pixels.shape[:2] for pixels, _, _ in prepared})
+    if len(canvases) > 1:
+        needed = ", ".join(f"{height}x{width}" for height, width in canvases)
+        raise ImageError(
+            f"the images of a request need different canvases ({needed}); send each alone"
+        )
+    pixels, sizes, originals = (np.stack(part) for part in zip(*prepared, strict=True))
+    return {"images": pixels, "image_sizes": sizes, "original_sizes": originals}
+
+
+def answers(outputs: Mapping[str, NDArray[Any]], labels: Sequence[str]) -> dict[str, NDArray[Any]]:
+    """What the served model answers, from `class_map` (N, H, W), `image_sizes` and
+    `original_sizes`: `class_map` (N, 1), a PNG each (bytes as objects). See `postprocess`."""
+    maps = zip(outputs["class_map"], outputs["image_sizes"], outputs["original_sizes"], strict=True)
+    encoded = [
+        encode_class_map(postprocess(class_map, size, original), len(labels))
+        for class_map, size, original in maps
+    ]
+    return {"class_map": np.array(encoded, dtype=np.object_).reshape(-1, 1)}
 
 
 def class_shares(class_map: NDArray[Any]) -> list[tuple[int, float]]:

@@ -25,6 +25,7 @@ class TritonPythonModel:
         parameters = {k: v["string_value"] for k, v in config["parameters"].items()}
         self.task = importlib.import_module("dfvt_tasks." + parameters["task"])
         self.limits = ImageLimits(int(parameters["max_bytes"]), int(parameters["max_pixels"]))
+        self.options = json.loads(parameters["options"])
         self.float_input = parameters["input"] == "float32"
 
     def execute(self, requests: list[Any]) -> list[Any]:
@@ -33,7 +34,7 @@ class TritonPythonModel:
     def _answer(self, request: Any) -> Any:
         encoded = pb_utils.get_input_tensor_by_name(request, "image").as_numpy().reshape(-1)
         try:
-            tensors = self.task.network_inputs(self._decoded(encoded))
+            tensors = self.task.network_inputs(self._decoded(encoded), **self.options)
         except ImageError as error:
             refusal = pb_utils.TritonError(str(error), pb_utils.TritonError.INVALID_ARG)
             return pb_utils.InferenceResponse(error=refusal)

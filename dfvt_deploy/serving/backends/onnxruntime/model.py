@@ -26,6 +26,8 @@ class TritonPythonModel:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = int(parameters.get("intra_op_thread_count", 0))
         options.inter_op_num_threads = int(parameters.get("inter_op_thread_count", 0))
+        options.enable_cpu_mem_arena = parameters.get("enable_mem_arena", "1") == "1"
+        options.enable_mem_pattern = parameters.get("enable_mem_pattern", "1") == "1"
         providers: list[Any] = ["CPUExecutionProvider"]
         if args["model_instance_kind"] == "GPU":
             device = {"device_id": int(args["model_instance_device_id"])}

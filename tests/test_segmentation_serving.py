@@ -1,0 +1,120 @@
+"""Segmentation on a real Triton server."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from dfvt_deploy.data import palette
+from dfvt_deploy.errors import BadInput
+from dfvt_deploy.runners.onnx_runtime import OnnxRuntimeRunner
+from dfvt_deploy.runners.triton import TritonRunner
+from dfvt_deploy.serving import drawing
+from dfvt_deploy.serving.client import predict
+from dfvt_deploy.serving.repository import populate
+from dfvt_deploy.serving.server import serve
+from dfvt_deploy.tasks import segmentation
+from dfvt_deploy.tasks.images import decode_image
+from dfvt_deploy.types import Task
+
+from .fixtures import encoded, photograph
+
+NAME = "dfvt_t_segmentation"
+
+#: Small after the resize, which enlarges to 512 on the short side only where 2048 admits it.
+SIZES = [(1, 1), (200, 12), (15, 160), (400, 30), (1, 8000)]
+
+
+@pytest.fixture(scope="module")
+def server(segmentation_artifact_t, tmp_path_factory):
+    repository = tmp_path_factory.mktemp("segmentation") / "model_repository"
+    populate(segmentation_artifact_t.directory, repository=repository)
+    with serve(repository) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def images() -> list[bytes]:
+    return [encoded(photograph(*size, seed=i), "PNG") for i, size in enumerate(SIZES)]
+
+
+@pytest.fixture(scope="module")
+def offline(segmentation_artifact_t, images) -> list[np.ndarray]:
+    """The definition, without a server: argmax on the canvas, cropped, resized."""
+    maps = []
+    with OnnxRuntimeRunner(segmentation_artifact_t.onnx_path()) as runner:
+        for data in images:
+            pixels, size, original = segmentation.preprocess(decode_image(data))
+            found = runner.infer({"images": pixels[None], "image_sizes": size[None]})["class_map"]
+            maps.append(segmentation.postprocess(found[0], size, original))
+    return maps
+
+
+def _request(*images: bytes) -> dict:
+    return {"image": np.array(images, dtype=np.object_).reshape(-1, 1)}
+
+
+@pytest.mark.parametrize("protocol", ["http", "grpc"])
+def test_class_maps_equal_the_definition(server, images, offline, protocol):
+    with TritonRunner(NAME, getattr(server, f"{protocol}_url"), protocol) as runner:
+        for data, expected, (width, height) in zip(images, offline, SIZES, strict=True):
+            found = runner.infer(_request(data))["class_map"]
+            assert found.shape == (1, 1)
+            decoded = segmentation.decode_class_map(found.item())
+            assert decoded.shape == (height, width)
+            assert decoded.dtype == np.uint8
+            assert np.array_equal(decoded, expected)
+
+
+def test_equal_canvases_may_share_a_request(server, images, offline):
+    with TritonRunner(NAME, server.grpc_url) as runner:
+        found = runner.infer(_request(images[1], images[1]))["class_map"]
+        for data in found[:, 0]:
+            assert np.mean(segmentation.decode_class_map(data) == offline[1]) > 0.999
+        with pytest.raises(BadInput, match=r"different canvases \(\d+x\d+, \d+x\d+\); send each"):
+            runner.infer(_request(images[1], images[2]))
+
+
+def test_predict_shows_saves_and_gives_json(server, images, offline, tmp_path):
+    (tmp_path / "a.png").write_bytes(images[3])
+    (answer,) = predict([tmp_path / "a.png"], NAME, url=server.grpc_url)
+    assert answer.task is Task.SEGMENTATION
+    assert np.array_equal(answer.class_map, offline[3])
+    drawn = drawing.draw(answer)
+    assert drawn.height > 30, "a legend below the image"
+    blended = np.asarray(drawn)[:30, :400].astype(int)
+    colours = palette(Task.SEGMENTATION, 150)[offline[3]].astype(int)
+    image = np.asarray(decode_image(images[3])).astype(int)
+    assert np.abs(blended - (colours + image) / 2).max() <= 1
+    command = [sys.executable, "-m", "dfvt_deploy", "predict", "a.png", "--model", NAME]
+    command += ["--url", server.grpc_url, "--save", "drawn"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert "%" in done.stdout
+    assert (tmp_path / "drawn" / "a.png").is_file()
+    done = subprocess.run([*command, "--json"], cwd=tmp_path, capture_output=True, check=True)
+    (document,) = json.loads(done.stdout)
+    assert set(document["outputs"]) == {"class_map"}
+
+
+def test_static_repository_uses_its_canvas(segmentation_checkpoint_t, tmp_path):
+    from dfvt_deploy.convert.export import export
+
+    artifact = export(
+        "t",
+        "segmentation",
+        checkpoint=segmentation_checkpoint_t,
+        output=tmp_path,
+        static=(64, 96),
+    )
+    populate(artifact.directory, repository=tmp_path / "r")
+    data = encoded(photograph(300, 100), "PNG")
+    pixels, size, original = segmentation.preprocess(decode_image(data), (64, 96))
+    assert pixels.shape == (64, 96, 3)
+    with OnnxRuntimeRunner(artifact.onnx_path()) as runner:
+        found = runner.infer({"images": pixels[None], "image_sizes": size[None]})["class_map"]
+    expected = segmentation.postprocess(found[0], size, original)
+    with serve(tmp_path / "r") as server, TritonRunner(NAME, server.grpc_url) as runner:
+        answer = runner.infer(_request(data))["class_map"].item()
+    assert np.array_equal(segmentation.decode_class_map(answer), expected)
