@@ -2,44 +2,35 @@
 
 from __future__ import annotations
 
-import json
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-torch = pytest.importorskip("torch")
+from dfvt_deploy.evaluate.detections import compare_detections
+from dfvt_deploy.models import build_model, nms
+from dfvt_deploy.models.box_ops import iou
+from dfvt_deploy.models.detection_graph import DetectionGraph
+from dfvt_deploy.models.fpn import STRIDES
+from dfvt_deploy.models.mask_rcnn import Detections
+from dfvt_deploy.models.roi_align import pyramid_roi_align, roi_align
+from dfvt_deploy.tasks.images import normalise
+from dfvt_deploy.types import InputKind, Nms, Variant
 
-from reference import fixture_weights  # noqa: E402
-
-from dfvt_deploy.evaluate.detections import compare_detections  # noqa: E402
-from dfvt_deploy.models import nms  # noqa: E402
-from dfvt_deploy.models.backbone import VARIANTS, BackboneConfig  # noqa: E402
-from dfvt_deploy.models.box_ops import iou  # noqa: E402
-from dfvt_deploy.models.detection_graph import DetectionGraph  # noqa: E402
-from dfvt_deploy.models.fpn import STRIDES  # noqa: E402
-from dfvt_deploy.models.macs import count_mask_rcnn_macs  # noqa: E402
-from dfvt_deploy.models.mask_rcnn import Detections, MaskRCNN  # noqa: E402
-from dfvt_deploy.models.roi_align import pyramid_roi_align, roi_align  # noqa: E402
-from dfvt_deploy.tasks.images import normalise  # noqa: E402
-from dfvt_deploy.types import InputKind, Variant  # noqa: E402
-
-REFERENCE = Path(__file__).parent / "reference"
-NMS = {Variant.T: "hard", Variant.S: "hard", Variant.B: "soft"}
-TINY = BackboneConfig(16, (1, 1, 1, 1), (1, 2, 4, 8), 1)
+from .fixtures import REFERENCE, dense_state_dict
+from .reference import fixture_weights
 
 
-def shapes(variant):
-    entries = json.loads((REFERENCE / f"shapes_det_{variant}.json").read_text())
-    return {k: s for k, s in entries.items() if not k.endswith(fixture_weights.DERIVED)}
+def inference_state(variant):
+    weights = dense_state_dict(f"det_{variant}")
+    return {k: v for k, v in weights.items() if not k.endswith(fixture_weights.DERIVED)}
 
 
 def fixture_model(variant):
-    model = MaskRCNN(VARIANTS[variant], 80, NMS[variant])
-    state = fixture_weights.fill_state_dict(shapes(variant))
-    model.load_state_dict({k: torch.from_numpy(np.asarray(v)) for k, v in state.items()})
-    return model.eval()
+    model = build_model("detection", variant)
+    model.load_state_dict(inference_state(variant))
+    return model
 
 
 @pytest.fixture(scope="module", params=list(Variant), ids=str)
@@ -68,8 +59,9 @@ def golden_input(golden):
 @pytest.mark.parametrize("variant", Variant, ids=str)
 def test_keys_and_shapes_are_the_published_ones(variant):
     with torch.device("meta"):
-        state = MaskRCNN(VARIANTS[variant], 80, "hard").state_dict()
-    assert {k: list(v.shape) for k, v in state.items()} == shapes(variant)
+        state = build_model("detection", variant).state_dict()
+    expected = inference_state(variant)
+    assert {k: v.shape for k, v in state.items()} == {k: v.shape for k, v in expected.items()}
 
 
 def test_each_stage_equals_the_published(published):
@@ -231,13 +223,13 @@ def test_greedy_nms_equals_the_plain_loop():
         assert keep[i].nonzero().flatten().tolist() == published_nms(group[:count], 0.5)
 
 
-@pytest.mark.parametrize("kind", ["hard", "soft"])
+@pytest.mark.parametrize("kind", list(Nms), ids=str)
 def test_selecting_the_best_equals_complete_nms_per_class(kind):
     rng = np.random.default_rng(2)
     classes = [random_boxes(rng, 50) for _ in range(3)]
     expected = []
     for label, (boxes, scores) in enumerate(classes):
-        if kind == "soft":
+        if kind is Nms.SOFT:
             taken = published_soft_nms(boxes, scores, 0.5)
         else:
             order = np.argsort(-scores, kind="stable")
@@ -293,87 +285,3 @@ def test_roi_align_equals_the_plain_loop():
         torch.from_numpy(features), torch.zeros(3, 4), torch.zeros(3, dtype=torch.int64), 7, 4
     )
     assert not empty.any()
-
-
-# The exported form of everything after the backbone.
-
-
-class AfterBackbone(torch.nn.Module):
-    def __init__(self, model):
-        super().__init__()
-        self.model = model
-
-    def forward(self, map0, map1, map2, map3, image_sizes):
-        pyramid = self.model.neck((map0, map1, map2, map3))
-        proposals = self.model.rpn_head(pyramid, image_sizes)
-        return self.model.roi_head(pyramid, proposals, image_sizes)
-
-
-def maps_of(rng, batch, height, width):
-    return [
-        rng.standard_normal((batch, c, height >> i + 2, width >> i + 2)).astype(np.float32)
-        for i, c in enumerate(TINY.channels)
-    ]
-
-
-@pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize(
-    ("kind", "operator"), [("hard", "loop"), ("soft", "loop"), ("hard", "onnx")]
-)
-def test_exported_graph_equals_eager_at_any_size_and_batch(kind, operator, tmp_path):
-    onnx = pytest.importorskip("onnx")
-    ort = pytest.importorskip("onnxruntime")
-    torch.manual_seed(0)
-    detector = MaskRCNN(TINY, 6, kind, operator).eval()
-    detector.rpn_head.rpn_cls.weight.mul_(30)  # apart, yet not saturated
-    detector.roi_head.bbox_head.fc_cls.weight.mul_(30)
-    model = AfterBackbone(detector)
-    rng = np.random.default_rng(4)
-    n, h, w = (torch.export.Dim(name, min=1, max=64) for name in "nhw")
-    example = [torch.from_numpy(x) for x in maps_of(rng, 2, 128, 192)]
-    dynamic = [{0: n, 2: s * h, 3: s * w} for s in (8, 4, 2, 1)]
-    program = torch.onnx.export(
-        model,
-        (*example, torch.tensor([[128, 192], [128, 192]])),
-        dynamo=True,
-        opset_version=20,
-        input_names=["map0", "map1", "map2", "map3", "image_sizes"],
-        dynamic_shapes=(*dynamic, {0: n}),
-    )
-    path = tmp_path / "after_backbone.onnx"
-    program.save(path)
-    exported = onnx.load(path)
-    assert {node.domain for node in exported.graph.node} == {""}
-    kinds = [node.op_type for node in exported.graph.node]
-    assert ("NonMaxSuppression" in kinds) == (operator == "onnx")
-    aligns = [node for node in exported.graph.node if node.op_type == "RoiAlign"]
-    for node in aligns:
-        names = {attribute.name for attribute in node.attribute}
-        assert {"coordinate_transformation_mode", "sampling_ratio"} <= names
-    assert len(aligns) == 8
-    session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
-    for batch, height, width in ((1, 32, 32), (3, 64, 160), (1, 320, 256)):
-        maps = maps_of(rng, batch, height, width)
-        sizes = np.array([[height - 3 * i, width - 5 * i] for i in range(batch)], np.int64)
-        feed = {f"map{i}": x for i, x in enumerate(maps)} | {"image_sizes": sizes}
-        outputs = session.run(None, feed)
-        expected = model(*map(torch.from_numpy, maps), torch.from_numpy(sizes))
-        assert expected.num_detections.max() > 5
-        for i in range(batch):
-            a = Detections(*(part[i].numpy() for part in expected[:4]))
-            b = Detections(*(part[i] for part in outputs[:4]))
-            assert compare_detections(a, b).matched_share(max_score_difference=1e-4) >= 0.99
-        np.testing.assert_array_equal(outputs[4], expected.num_detections)
-
-
-@pytest.mark.parametrize(
-    ("variant", "macs", "parameters"),
-    [(Variant.T, 177, 23.8), (Variant.S, 195, 31.1), (Variant.B, 237, 57.4)],
-    ids=str,
-)
-def test_size_is_the_published_one(variant, macs, parameters):
-    with torch.device("meta"):
-        model = MaskRCNN(VARIANTS[variant], 80, "hard")
-    counted = count_mask_rcnn_macs(model, 800, 1280)
-    assert sum(counted.values()) / 1e9 == pytest.approx(macs, rel=0.01)
-    assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(parameters, rel=0.01)

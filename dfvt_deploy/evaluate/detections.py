@@ -84,7 +84,7 @@ def compare_detections(
     mask_differences = np.zeros(0)
     if masks is not None:
         gap = np.abs(_floats(masks[0])[a] - _floats(masks[1])[b])
-        mask_differences = gap.reshape(len(gap), -1).max(axis=1, initial=0)
+        mask_differences = gap.max(axis=(1, 2), initial=0)
     return DetectionComparison(
         matches=matches,
         missing=np.flatnonzero(free_a),

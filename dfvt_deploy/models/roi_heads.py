@@ -9,12 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..tasks.detection import ROWS
 from ..types import Nms, NmsOperator
 from . import box_ops, nms
 from .fpn import CHANNELS, STRIDES, ConvModule
 from .roi_align import pyramid_roi_align
 
-DETECTIONS = 100
+DETECTIONS = ROWS
 SCORE_THRESHOLD = 0.05
 IOU_THRESHOLD = 0.5
 

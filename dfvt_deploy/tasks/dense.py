@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Any
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -53,6 +56,29 @@ def resize_and_pad(
     pixels = np.zeros((*canvas, 3), np.uint8)
     pixels[:height, :width] = resized
     return pixels, np.array([height, width], np.int64), np.array(original, np.int64)
+
+
+def network_inputs(
+    prepared: Iterable[tuple[UInt8Array, IntArray, IntArray]],
+) -> dict[str, NDArray[Any]]:
+    """What `resize_and_pad` made of each image of a request, as one batch: `images` uint8 RGB
+    (N, H, W, 3), `image_sizes` and `original_sizes` int64 (N, 2).
+
+    Raises:
+        ImageError: the images need different canvases; another padding would be another answer.
+    """
+    pixels, sizes, originals = zip(*prepared, strict=True)
+    canvases = sorted({image.shape[:2] for image in pixels})
+    if len(canvases) > 1:
+        needed = ", ".join(f"{height}x{width}" for height, width in canvases)
+        raise ImageError(
+            f"the images of a request need different canvases ({needed}); send each alone"
+        )
+    return {
+        "images": np.stack(pixels),
+        "image_sizes": np.stack(sizes),
+        "original_sizes": np.stack(originals),
+    }
 
 
 def resized_size(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import colorsys
-from collections.abc import Sequence
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,13 +12,19 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from . import rle
+from . import dense, rle
 from .dense import IntArray, resize_and_pad
 from .images import Float32Array, UInt8Array
 
 LONG_SIDE = 1333
 SHORT_SIDE = 800
 MASK_THRESHOLD = 0.5
+
+#: Rows of the network's and the server's answer for each image.
+ROWS = 100
+
+#: Detections below this score are not drawn.
+DRAWN_SCORE = 0.3
 
 #: Columns of a pasted mask that are computed at a time.
 _CHUNK = 256
@@ -78,6 +85,56 @@ def postprocess(
     )
 
 
+def network_inputs(
+    images: Iterable[Image.Image], canvas: tuple[int, int] | None = None
+) -> dict[str, NDArray[Any]]:
+    """RGB images to the network's inputs and what `answers` needs; see `dense.network_inputs`."""
+    return dense.network_inputs(preprocess(image, canvas) for image in images)
+
+
+def answers(outputs: Mapping[str, NDArray[Any]], labels: Sequence[str]) -> dict[str, NDArray[Any]]:
+    """What the served model answers, from `boxes`, `scores`, `labels` and `masks` of the network,
+    `image_sizes` and `original_sizes`; see `postprocess`.
+
+    Returns, with k rows for each image (as many as the network gives):
+        `boxes` float32 (N, k, 4) xyxy in pixels of the sent image, `scores` float32 (N, k),
+        `class_ids` int32 (N, k), `labels` and `masks` (N, k) UTF-8 bytes as objects, a mask being
+        the JSON of its run-length encoding, and `num_detections` int32 (N, 1). Unused rows are
+        zeros, class id -1 and empty strings.
+    """
+    count, rows = outputs["scores"].shape
+    answer: dict[str, NDArray[Any]] = {
+        "boxes": np.zeros((count, rows, 4), np.float32),
+        "scores": np.zeros((count, rows), np.float32),
+        "class_ids": np.full((count, rows), -1, np.int32),
+        "labels": np.full((count, rows), b"", np.object_),
+        "masks": np.full((count, rows), b"", np.object_),
+        "num_detections": np.zeros((count, 1), np.int32),
+    }
+    names = ("boxes", "scores", "labels", "masks", "image_sizes", "original_sizes")
+    for i, one in enumerate(zip(*(outputs[name] for name in names), strict=True)):
+        found = postprocess(*one)
+        n = len(found.scores)
+        answer["boxes"][i, :n] = found.boxes
+        answer["scores"][i, :n] = found.scores
+        answer["class_ids"][i, :n] = found.labels
+        answer["labels"][i, :n] = [labels[label].encode() for label in found.labels]
+        answer["masks"][i, :n] = [json.dumps(mask).encode() for mask in found.masks]
+        answer["num_detections"][i] = n
+    return answer
+
+
+def result_from_answers(answer: Mapping[str, NDArray[Any]]) -> DetectionResult:
+    """The served model's answer on one image (without the batch dimension, text decoded)."""
+    n = int(answer["num_detections"].item())
+    return DetectionResult(
+        answer["boxes"][:n],
+        answer["scores"][:n],
+        answer["class_ids"][:n],
+        tuple(json.loads(mask) for mask in answer["masks"][:n]),
+    )
+
+
 def paste_mask(mask: NDArray[Any], box: Float32Array, size: tuple[int, int]) -> rle.Rle:
     """Resize a mask's probabilities (28, 28) to its box, threshold, and encode at `size`.
 
@@ -118,11 +175,11 @@ def draw(
     image: Image.Image,
     result: DetectionResult,
     labels: Sequence[str],
-    min_score: float = 0.3,
+    min_score: float = DRAWN_SCORE,
 ) -> Image.Image:
-    """A copy of the image with masks, boxes, class names and scores of at least `min_score`.
+    """A copy of the image with masks, boxes, labels and scores of at least `min_score`.
 
-    labels: a name for each class id.
+    labels: one for each detection.
     """
     pixels = np.array(image.convert("RGB"))
     shown = [i for i in range(len(result.scores)) if result.scores[i] >= min_score]
@@ -137,7 +194,7 @@ def draw(
         colour = _colour(int(result.labels[i]))
         x1, y1, x2, y2 = (float(side) for side in result.boxes[i])
         canvas.rectangle((x1, y1, x2, y2), outline=colour, width=line)
-        text = f"{labels[int(result.labels[i])]} {result.scores[i]:.2f}"
+        text = f"{labels[i]} {result.scores[i]:.2f}"
         place = (x1 + line, max(0.0, y1 - size - line))
         canvas.rectangle(canvas.textbbox(place, text, font_size=size), fill=colour)
         canvas.text(place, text, fill="black", font_size=size)

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from . import dense
 from .dense import IntArray, resize_and_pad
 from .images import Float32Array, ImageError, UInt8Array
 
@@ -114,21 +115,8 @@ def decode_class_map(data: bytes) -> NDArray[Any]:
 def network_inputs(
     images: Iterable[Image.Image], canvas: tuple[int, int] | None = None
 ) -> dict[str, NDArray[Any]]:
-    """RGB images to the network's `images` uint8 RGB (N, H, W, 3) and `image_sizes` int64 (N, 2),
-    and `original_sizes` int64 (N, 2) for `answers`. See `preprocess`.
-
-    Raises:
-        ImageError: the images need different canvases; another padding would be another answer.
-    """
-    prepared = [preprocess(image, canvas) for image in images]
-    canvases = sorted({pixels.shape[:2] for pixels, _, _ in prepared})
-    if len(canvases) > 1:
-        needed = ", ".join(f"{height}x{width}" for height, width in canvases)
-        raise ImageError(
-            f"the images of a request need different canvases ({needed}); send each alone"
-        )
-    pixels, sizes, originals = (np.stack(part) for part in zip(*prepared, strict=True))
-    return {"images": pixels, "image_sizes": sizes, "original_sizes": originals}
+    """RGB images to the network's inputs and what `answers` needs; see `dense.network_inputs`."""
+    return dense.network_inputs(preprocess(image, canvas) for image in images)
 
 
 def answers(outputs: Mapping[str, NDArray[Any]], labels: Sequence[str]) -> dict[str, NDArray[Any]]:
