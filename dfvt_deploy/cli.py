@@ -18,7 +18,7 @@ import typer
 from . import __version__
 from .errors import DfvtError
 from .printing import print_export, print_json, print_prediction, print_table
-from .types import InputKind, Precision, Task, Variant
+from .types import InputKind, Nms, NmsOperator, Precision, Task, Variant
 
 if TYPE_CHECKING:
     from .artifact import Artifact
@@ -54,7 +54,9 @@ Json = Annotated[
 ]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 VariantOption = Annotated[str, typer.Option("--variant", help="t, s, b or all.")]
-TaskOption = Annotated[str, typer.Option("--task", help="classification, segmentation or all.")]
+TaskOption = Annotated[
+    str, typer.Option("--task", help="classification, detection, segmentation, all.")
+]
 CheckpointOption = Annotated[
     str | None,
     typer.Option(
@@ -146,9 +148,9 @@ def models(json_: Json = False, debug: Debug = False) -> None:
                 [
                     row.name,
                     f"{row.size[0]}x{row.size[1]}",
-                    "-" if row.parameters_m is None else f"{row.parameters_m:.1f}",
+                    f"{row.parameters_m:.1f}",
                     f"{row.published_parameters_m:g}",
-                    "-" if row.gmacs is None else f"{row.gmacs:.3g}",
+                    f"{row.gmacs:.3g}",
                     f"{row.published_gflops:g}",
                     ", ".join(f"{value:g} {label}" for label, value in row.accuracy.items()),
                 ]
@@ -192,6 +194,14 @@ def export(
     logits: Annotated[
         bool, typer.Option("--logits", help="Segmentation: the logits as a second output.")
     ] = False,
+    nms: Annotated[
+        Nms | None,
+        typer.Option("--nms", help="Detection: hard, or soft, which is published for b."),
+    ] = None,
+    nms_operator: Annotated[
+        NmsOperator,
+        typer.Option("--nms-op", help="Detection: NMS as loops, or as the ONNX operator."),
+    ] = NmsOperator.LOOP,
     json_: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -226,6 +236,8 @@ def export(
                     backbone_checkpoint=backbone_checkpoint,
                     static=_canvas(static),
                     logits=logits,
+                    nms=nms,
+                    nms_operator=nms_operator,
                 )
             except DfvtError as error:
                 if len(chosen) == 1:

@@ -11,6 +11,10 @@ if TYPE_CHECKING:
     from .serving.client import Prediction
 
 
+#: Detections of one image that are printed.
+PRINTED_ROWS = 20
+
+
 def print_json(document: Any) -> None:
     print(json.dumps(document, indent=2))
 
@@ -70,6 +74,18 @@ def print_prediction(prediction: Prediction, labels: Sequence[str] | None = None
             for class_id, share in class_shares(prediction.class_map)
         ]
         print_table(title, ["class", "label", "pixels"], rows)
+        return
+    if prediction.task is Task.DETECTION:
+        found = prediction.detections
+        rows = [
+            [str(class_id), str(label), f"{score:.6f}", " ".join(f"{side:.1f}" for side in box)]
+            for class_id, label, score, box in zip(
+                found.labels, outputs["labels"], found.scores, found.boxes, strict=False
+            )
+        ]
+        print_table(title, ["class", "label", "score", "box x1 y1 x2 y2"], rows[:PRINTED_ROWS])
+        if len(rows) > PRINTED_ROWS:
+            print(f"and {len(rows) - PRINTED_ROWS} more; --json gives all")
         return
     rows = [
         [str(class_id), str(label), f"{score:.6f}"]

@@ -52,6 +52,29 @@ class InputKind(str, Enum):
         return self.value
 
 
+class Nms(str, Enum):
+    """How a detector removes overlapping boxes: `soft` is linear soft-NMS, which lowers scores."""
+
+    HARD = "hard"
+    SOFT = "soft"
+
+    def __str__(self) -> str:
+        return self.value
+
+
+class NmsOperator(str, Enum):
+    """What an exported graph does NMS with: loops of fixed shapes, or ONNX's NonMaxSuppression.
+
+    The operator's outputs change size with the data. It is there to compare with.
+    """
+
+    LOOP = "loop"
+    ONNX = "onnx"
+
+    def __str__(self) -> str:
+        return self.value
+
+
 def model_name(task: Task, variant: Variant) -> str:
     """The default name of a model: its folder under `exports/` and its Triton ensemble."""
     return f"dfvt_{variant}_{task}"

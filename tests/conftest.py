@@ -56,6 +56,25 @@ def segmentation_artifact_t(segmentation_checkpoint_t, tmp_path_factory) -> Arti
 
 
 @pytest.fixture(scope="session")
+def detection_checkpoint_t(tmp_path_factory) -> Path:
+    """DFvT-T Mask R-CNN fixture weights in mmdetection's layout."""
+    path = tmp_path_factory.mktemp("checkpoints") / "mask_rcnn_t.pth"
+    torch.save({"meta": {"epoch": 36}, "state_dict": dense_state_dict("det_t")}, path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def detection_artifact_t(detection_checkpoint_t, tmp_path_factory) -> Artifact:
+    """DFvT-T Mask R-CNN exported from it, any size."""
+    return export(
+        "t",
+        "detection",
+        checkpoint=detection_checkpoint_t,
+        output=tmp_path_factory.mktemp("exports"),
+    )
+
+
+@pytest.fixture(scope="session")
 def server(repository) -> Iterator[TritonServer]:
     with serve(repository) as running:
         yield running

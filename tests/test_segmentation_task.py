@@ -7,9 +7,11 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
+from dfvt_deploy.tasks.dense import MAX_SIDE, resized_size
 from dfvt_deploy.tasks.images import ImageError
 from dfvt_deploy.tasks.segmentation import (
-    MAX_SIDE,
+    LONG_SIDE,
+    SHORT_SIDE,
     class_shares,
     decode_class_map,
     draw,
@@ -18,7 +20,6 @@ from dfvt_deploy.tasks.segmentation import (
     postprocess,
     preprocess,
     published_class_map,
-    resized_size,
 )
 
 
@@ -68,7 +69,7 @@ def test_fixed_canvas_limits_the_scale(size, canvas):
     assert pixels.shape == (*canvas, 3)
     assert 1 <= height <= canvas[0]
     assert 1 <= width <= canvas[1]
-    free_height, free_width = resized_size(size[1], size[0])
+    free_height, free_width = resized_size(size[1], size[0], LONG_SIDE, SHORT_SIDE)
     if free_height <= canvas[0] and free_width <= canvas[1]:
         assert (height, width) == (free_height, free_width)
     else:

@@ -12,7 +12,7 @@ from ..models.graphs import ClassificationGraph
 from ..runners import Runner
 from ..tasks import classification
 from ..tasks.images import MEAN, STD, normalise
-from ..types import InputKind
+from ..types import InputKind, NmsOperator
 from .recipe import ExportRecipe, GraphOptions, as_input, random_images
 from .to_onnx import ExportableGraph
 
@@ -32,10 +32,6 @@ def _graph(model: nn.Module, options: GraphOptions) -> ExportableGraph:
         dynamic={"images": {0: "batch"}},
         dynamic_outputs={"logits": {0: "batch"}},
     )
-
-
-def _meta_inputs() -> tuple[torch.Tensor, ...]:
-    return (torch.zeros(1, 3, _SIDE, _SIDE, device="meta"),)
 
 
 def _checks(model: nn.Module, runner: Runner, options: GraphOptions) -> tuple[Check, ...]:
@@ -71,8 +67,10 @@ def _preprocessing(options: GraphOptions) -> Preprocessing:
 def _refuse(options: GraphOptions) -> None:
     if options.static:
         raise BadInput(f"--static is not for classification, whose input is {_SIDE}x{_SIDE} always")
+    if options.nms_operator is not NmsOperator.LOOP:
+        raise BadInput("--nms-op is for detection")
     if options.logits:
         raise BadInput("--logits is for segmentation; classification gives logits always")
 
 
-RECIPE = ExportRecipe(_graph, _meta_inputs, _checks, _preprocessing, _refuse)
+RECIPE = ExportRecipe(_graph, (_SIDE, _SIDE), _checks, _preprocessing, _refuse)

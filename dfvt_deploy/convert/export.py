@@ -29,16 +29,17 @@ from ..artifact import (
 from ..data import labels_for
 from ..errors import ArtifactError, BadInput, CheckpointError, StageFailed
 from ..files import sha256_of, staged
-from ..models.build import build_model, count_macs, count_parameters, fill_untrained
+from ..models.build import build_model, count_parameters, fill_untrained
 from ..models.checkpoint import (
     inspect_checkpoint,
     load_backbone_checkpoint,
     load_checkpoint,
 )
+from ..models.macs import count_macs
 from ..models.published import published_checkpoint
 from ..progress import stage, warn
 from ..runners.onnx_runtime import OnnxRuntimeRunner
-from ..types import InputKind, Precision, Task, Variant, model_name
+from ..types import InputKind, Nms, NmsOperator, Precision, Task, Variant, model_name
 from .recipe import Canvas, GraphOptions
 from .recipes import RECIPES
 from .to_onnx import (
@@ -69,6 +70,8 @@ def export(
     backbone_checkpoint: str | Path | None = None,
     static: Canvas | None = None,
     logits: bool = False,
+    nms: Nms | str | None = None,
+    nms_operator: NmsOperator | str = NmsOperator.LOOP,
 ) -> Artifact:
     """Export one model to `<output>/<name>/model.onnx` with its `manifest.json`.
 
@@ -85,13 +88,15 @@ def export(
             dense model whose head stays untrained.
         static: fixed height and width of a dense model's input, multiples of 32.
         logits: segmentation's logits as a second output.
+        nms: `hard` or `soft` of a detector; the published kind by default.
+        nms_operator: `loop`, or `onnx` to compare with ONNX's own operator (hard NMS only).
 
     Raises:
         BadInput: an argument or the checkpoint cannot be used.
         StageFailed: a step failed, or onnxruntime does not agree with PyTorch.
     """
     variant, task = Variant(variant), Task(task)
-    options = GraphOptions(InputKind(input_kind), static, logits)
+    options = GraphOptions(InputKind(input_kind), static, logits, NmsOperator(nms_operator))
     name = name or model_name(task, variant)
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
         raise BadInput(f"name {name!r} may hold letters, digits, '_', '.' and '-' only")
@@ -102,7 +107,9 @@ def export(
     seconds: dict[str, float] = {}
 
     with _timed("load", seconds):
-        model, record = _model_from(task, variant, checkpoint, backbone_checkpoint, num_classes)
+        model, record = _model_from(
+            task, variant, checkpoint, backbone_checkpoint, num_classes, nms
+        )
         classes = int(model.num_classes)  # type: ignore[arg-type]
         names = labels_for(task, classes, labels)
     with _timed("export", seconds), stage(f"{name}: exporting with torch.onnx"):
@@ -135,7 +142,7 @@ def export(
             parameters=count_parameters(model),
             macs=_macs(task, variant, classes),
             created=now(),
-            command=_command(variant, task, record, name, options, opset),
+            command=_command(variant, task, record, name, options, opset, nms),
             versions=_versions(),
             checkpoint=record,
             input_kind=options.input_kind,
@@ -162,9 +169,10 @@ def _model_from(
     checkpoint: str | Path | None,
     backbone_checkpoint: str | Path | None,
     num_classes: int | None,
+    nms: Nms | str | None,
 ) -> tuple[nn.Module, CheckpointRecord]:
     if checkpoint is None:
-        return _untrained(task, variant, backbone_checkpoint, num_classes)
+        return _untrained(task, variant, backbone_checkpoint, num_classes, nms)
     if backbone_checkpoint is not None:
         raise BadInput("--backbone-checkpoint is for models without --checkpoint")
     path = _checkpoint_path(checkpoint, task, variant)
@@ -178,17 +186,21 @@ def _model_from(
         raise CheckpointError(
             f"{path} has {found.num_classes} classes, --num-classes is {num_classes}; leave it out"
         )
-    model = build_model(task, variant, found.num_classes)
+    model = build_model(task, variant, found.num_classes, nms)
     load_checkpoint(model, path)
     return model, _checkpoint_record(checkpoint, path, found.layout)
 
 
 def _untrained(
-    task: Task, variant: Variant, backbone: str | Path | None, num_classes: int | None
+    task: Task,
+    variant: Variant,
+    backbone: str | Path | None,
+    num_classes: int | None,
+    nms: Nms | str | None,
 ) -> tuple[nn.Module, CheckpointRecord]:
     if backbone is not None and task is Task.CLASSIFICATION:
         raise BadInput("--backbone-checkpoint is for dense tasks; use --checkpoint")
-    model = build_model(task, variant, num_classes)
+    model = build_model(task, variant, num_classes, nms)
     fill_untrained(model)
     if backbone is None:
         warn("no --checkpoint: the weights are untrained, so what the model answers means nothing")
@@ -216,7 +228,7 @@ def _checkpoint_record(checkpoint: str | Path, path: Path, layout: str) -> Check
 def _macs(task: Task, variant: Variant, num_classes: int) -> int:
     with torch.device("meta"):
         model = build_model(task, variant, num_classes)
-        return count_macs(model, *RECIPES[task].meta_inputs())
+    return sum(count_macs(model, *RECIPES[task].counted_size).values())
 
 
 def _derived_files(directory: Path) -> dict[str, FileRecord]:
@@ -239,6 +251,7 @@ def _command(
     name: str,
     options: GraphOptions,
     opset: int,
+    nms: Nms | str | None,
 ) -> str:
     words = ["dfvt-deploy export", f"--variant {variant}", f"--task {task}"]
     if record.source == "backbone":
@@ -249,6 +262,10 @@ def _command(
         words.append("--static {}x{}".format(*options.static))
     if options.logits:
         words.append("--logits")
+    if nms is not None:
+        words.append(f"--nms {nms}")
+    if options.nms_operator is not NmsOperator.LOOP:
+        words.append(f"--nms-op {options.nms_operator}")
     if name != model_name(task, variant):
         words.append(f"--name {name}")
     return " ".join([*words, f"--input {options.input_kind}", f"--opset {opset}"])

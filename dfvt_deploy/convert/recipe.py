@@ -7,20 +7,18 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from ..artifact import Check, Preprocessing
 from ..errors import BadInput
 from ..runners import Runner
+from ..tasks.dense import SIZE_MULTIPLE
 from ..tasks.images import normalise
-from ..types import InputKind
+from ..types import InputKind, NmsOperator
 from .to_onnx import ExportableGraph
 
 #: Height and width of a canvas that is fixed at export.
 Canvas = tuple[int, int]
-
-SIZE_MULTIPLE = 32
 
 
 @dataclass(frozen=True)
@@ -29,11 +27,13 @@ class GraphOptions:
 
     static: fixed height and width (dense tasks); they are dynamic without it.
     logits: segmentation's logits as a second output.
+    nms_operator: what a detector's NMS is written as.
     """
 
     input_kind: InputKind = InputKind.UINT8
     static: Canvas | None = None
     logits: bool = False
+    nms_operator: NmsOperator = NmsOperator.LOOP
 
     def __post_init__(self) -> None:
         if self.static and any(s < SIZE_MULTIPLE or s % SIZE_MULTIPLE for s in self.static):
@@ -50,14 +50,14 @@ class ExportRecipe:
     """How one task is exported.
 
     graph: the module to export for a model, with examples.
-    meta_inputs: inputs of the model on the meta device at the size of the published MACs.
+    counted_size: height and width at which multiply-accumulates are counted, as in the paper.
     checks: compares a runner of the exported file with the model in PyTorch.
     preprocessing: the record for the manifest.
     refuse: raises BadInput for options that the task does not have.
     """
 
     graph: Callable[[Any, GraphOptions], ExportableGraph]
-    meta_inputs: Callable[[], tuple[torch.Tensor, ...]]
+    counted_size: tuple[int, int]
     checks: Callable[[Any, Runner, GraphOptions], tuple[Check, ...]]
     preprocessing: Callable[[GraphOptions], Preprocessing]
     refuse: Callable[[GraphOptions], None]

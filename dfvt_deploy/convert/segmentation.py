@@ -10,12 +10,14 @@ from numpy.typing import NDArray
 from torch.nn import functional as F
 
 from ..artifact import Check, Preprocessing
+from ..errors import BadInput
 from ..models.segmentation_graph import SegmentationGraph
 from ..models.upernet import UPerNet
 from ..runners import Runner
 from ..tasks import segmentation
+from ..tasks.dense import SIZE_MULTIPLE
 from ..tasks.images import MEAN, STD, normalise
-from ..types import InputKind
+from ..types import InputKind, NmsOperator
 from .recipe import ExportRecipe, GraphOptions, as_input, random_images
 from .to_onnx import ExportableGraph
 
@@ -55,13 +57,8 @@ def _graph(model: UPerNet, options: GraphOptions) -> ExportableGraph:
         inputs={name: torch.from_numpy(value) for name, value in feed.items()},
         dynamic={"images": images, "image_sizes": {0: "batch"}},
         dynamic_outputs={"class_map": class_map} | ({"logits": logits} if options.logits else {}),
-        multiples={"height": segmentation.SIZE_MULTIPLE, "width": segmentation.SIZE_MULTIPLE},
+        multiples={"height": SIZE_MULTIPLE, "width": SIZE_MULTIPLE},
     )
-
-
-def _meta_inputs() -> tuple[torch.Tensor, ...]:
-    shape = (1, 3, segmentation.SHORT_SIDE, segmentation.LONG_SIDE)
-    return (torch.zeros(shape, device="meta"),)
 
 
 def _checks(model: UPerNet, runner: Runner, options: GraphOptions) -> tuple[Check, ...]:
@@ -91,7 +88,7 @@ def _preprocessing(options: GraphOptions) -> Preprocessing:
     return Preprocessing(
         resize=f"into {segmentation.LONG_SIDE}x{segmentation.SHORT_SIDE}, in proportion",
         interpolation="OpenCV INTER_LINEAR",
-        padding=f"right and bottom to a multiple of {segmentation.SIZE_MULTIPLE}",
+        padding=f"right and bottom to a multiple of {SIZE_MULTIPLE}",
         canvas=options.static,
         mean=MEAN,
         std=STD,
@@ -100,7 +97,10 @@ def _preprocessing(options: GraphOptions) -> Preprocessing:
 
 
 def _refuse(options: GraphOptions) -> None:
-    """Every option is one of segmentation."""
+    if options.nms_operator is not NmsOperator.LOOP:
+        raise BadInput("--nms-op is for detection")
 
 
-RECIPE = ExportRecipe(_graph, _meta_inputs, _checks, _preprocessing, _refuse)
+RECIPE = ExportRecipe(
+    _graph, (segmentation.SHORT_SIDE, segmentation.LONG_SIDE), _checks, _preprocessing, _refuse
+)

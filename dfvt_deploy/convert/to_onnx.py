@@ -88,7 +88,7 @@ def onnx_from_graph(graph: ExportableGraph, opset: int = DEFAULT_OPSET) -> onnx.
 def _with_dynamo(graph: ExportableGraph, opset: int) -> onnx.ModelProto:
     names = {name for axes in graph.dynamic.values() for name in axes.values()}
     dims = {
-        name: graph.multiples[name] * torch.export.Dim(name, min=1, max=_MAX_STEPS)
+        name: graph.multiples[name] * torch.export.Dim(f"{name}_steps", min=1, max=_MAX_STEPS)
         if name in graph.multiples
         else torch.export.Dim(name)
         for name in sorted(names)
@@ -107,7 +107,11 @@ def _with_dynamo(graph: ExportableGraph, opset: int) -> onnx.ModelProto:
         verbose=False,
     )
     assert program is not None
-    return program.model_proto
+    model: onnx.ModelProto = program.model_proto
+    for value in model.graph.input:  # as the caller names them, not as `32*height_steps`
+        for axis, name in graph.dynamic[value.name].items():
+            value.type.tensor_type.shape.dim[axis].dim_param = name
+    return model
 
 
 def _with_torchscript(graph: ExportableGraph, opset: int) -> onnx.ModelProto:

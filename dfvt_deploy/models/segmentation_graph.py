@@ -10,8 +10,9 @@ from torch.nn import functional as F
 
 from ..tasks.segmentation import LOGIT_STRIDE
 from ..types import InputKind
+from .canvas import zero_outside
 from .graphs import ImageInput
-from .upernet import UPerNet, zero_outside
+from .upernet import UPerNet
 
 #: Row tiles that divide the logits of any size: their height is a multiple of 8.
 ROW_TILES = (1, 2, 4, 8)

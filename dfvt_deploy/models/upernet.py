@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..tasks.segmentation import SIZE_MULTIPLE
 from .backbone import BackboneConfig, DenseBackbone
+from .canvas import require_multiples, zero_outside
 
 CHANNELS = 512
 
@@ -175,21 +175,7 @@ class UPerNet(nn.Module):
         `image_sizes` int64 (N, 2) holds the valid height and width of each image; whatever lies
         outside is taken as zero, the published padding. H and W must be multiples of 32.
         """
-        for axis, side in (("height", images.shape[2]), ("width", images.shape[3])):
-            if side % SIZE_MULTIPLE:
-                wanted = (side // SIZE_MULTIPLE + 1) * SIZE_MULTIPLE
-                raise ValueError(
-                    f"{axis} {side} is not a multiple of {SIZE_MULTIPLE}; pad to {wanted}"
-                )
+        require_multiples(images)
         if image_sizes is not None:
             images = zero_outside(images, image_sizes)
         return self.decode_head(self.backbone(images))
-
-
-def zero_outside(images: Tensor, image_sizes: Tensor) -> Tensor:
-    """(N, C, H, W) with everything beyond `image_sizes` int64 (N, 2) set to zero."""
-    row = torch.arange(images.shape[2], device=images.device)[:, None]
-    col = torch.arange(images.shape[3], device=images.device)
-    height, width = image_sizes[:, 0, None, None, None], image_sizes[:, 1, None, None, None]
-    inside = (row < height) & (col < width)
-    return torch.where(inside, images, torch.zeros((), dtype=images.dtype, device=images.device))

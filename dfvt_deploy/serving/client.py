@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ..errors import BadInput
 from ..runners.triton import Protocol, TritonRunner
-from ..tasks import segmentation
+from ..tasks import detection, segmentation
 from ..types import Task
 
 #: Outputs whose strings are bytes, not text.
@@ -47,6 +47,11 @@ class Prediction:
     def class_map(self) -> NDArray[Any]:
         """The decoded class map of a segmentation, (H, W) at the size of the image."""
         return segmentation.decode_class_map(self.outputs["class_map"].item())
+
+    @property
+    def detections(self) -> detection.DetectionResult:
+        """What a detector found, without the unused rows."""
+        return detection.result_from_answers(self.outputs)
 
     def as_json(self) -> dict[str, Any]:
         """Plain data; the bytes of a PNG as base64."""

@@ -9,7 +9,7 @@ from PIL import Image
 
 from ..data import class_names, palette
 from ..errors import BadInput
-from ..tasks import classification, segmentation
+from ..tasks import classification, detection, segmentation
 from ..tasks.images import decode_image
 from ..types import Task
 from .client import Prediction, read_image
@@ -27,6 +27,9 @@ def draw(prediction: Prediction, labels: Sequence[str] | None = None) -> Image.I
         names = segmentation_labels(prediction, labels)
         colours = palette(Task.SEGMENTATION, len(names))
         return segmentation.draw(image, prediction.class_map, colours, names)
+    if prediction.task is Task.DETECTION:
+        found = prediction.detections
+        return detection.draw(image, found, outputs["labels"].tolist())
     return classification.draw(image, outputs["labels"].tolist(), outputs["scores"].tolist())
 
 

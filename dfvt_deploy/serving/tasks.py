@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..artifact import Manifest, TensorSpec
+from ..tasks import detection
 from ..tasks.classification import TOP_K
 from ..types import Task
 
@@ -48,6 +49,18 @@ def _segmentation_answers(_options: Mapping[str, Any]) -> tuple[TensorSpec, ...]
     return (TensorSpec(name="class_map", dtype="bytes", shape=("batch", 1)),)
 
 
+def _detection_answers(_options: Mapping[str, Any]) -> tuple[TensorSpec, ...]:
+    rows = ("batch", detection.ROWS)
+    return (
+        TensorSpec(name="boxes", dtype="float32", shape=(*rows, 4)),
+        TensorSpec(name="scores", dtype="float32", shape=rows),
+        TensorSpec(name="class_ids", dtype="int32", shape=rows),
+        TensorSpec(name="labels", dtype="bytes", shape=rows),
+        TensorSpec(name="masks", dtype="bytes", shape=rows),
+        TensorSpec(name="num_detections", dtype="int32", shape=("batch", 1)),
+    )
+
+
 SERVED_TASKS: Mapping[Task, ServedTask] = {
     Task.CLASSIFICATION: ServedTask(
         carried=(),
@@ -56,6 +69,14 @@ SERVED_TASKS: Mapping[Task, ServedTask] = {
         answer_options=lambda manifest, k: {"k": min(k or TOP_K, manifest.num_classes)},
         max_batch_size=64,
         arena=True,
+    ),
+    Task.DETECTION: ServedTask(
+        carried=(_ORIGINAL_SIZES,),
+        network_outputs=("boxes", "scores", "labels", "masks"),
+        answers=_detection_answers,
+        answer_options=lambda _manifest, _k: {},
+        max_batch_size=4,
+        arena=False,
     ),
     Task.SEGMENTATION: ServedTask(
         carried=(_ORIGINAL_SIZES,),

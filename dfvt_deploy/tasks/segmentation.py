@@ -11,78 +11,29 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from . import dense
+from .dense import IntArray, resize_and_pad
 from .images import Float32Array, ImageError, UInt8Array
 
 #: The longest long side and the longest short side after the resize.
 LONG_SIDE = 2048
 SHORT_SIDE = 512
 
-#: Height and width of the network's input are multiples of it.
-SIZE_MULTIPLE = 32
-
 #: Pixels of the network's input per logit, either way.
 LOGIT_STRIDE = 4
 
-#: Longest side of an image. OpenCV's nearest neighbour counts in 1/65536 of a pixel, so that on
-#: the way back it drifts by at most half a pixel of the class map over this length.
-MAX_SIDE = 65_535
-
 #: Share of the class colour in a drawn pixel, the rest being the image.
 OPACITY = 0.5
-
-IntArray = NDArray[np.int64]
 
 
 def preprocess(
     image: Image.Image, canvas: tuple[int, int] | None = None
 ) -> tuple[UInt8Array, IntArray, IntArray]:
-    """RGB image of any size to the network's pixels, its size therein, and its own size.
+    """RGB image of any size to the network's pixels, resized into 2048x512 (either way round).
 
-    The image is resized in proportion to fit 2048x512 (either way round), bilinear, and padded
-    with zeros right and bottom to its own next multiples of 32. The padding's value is of no
-    account, since the network sets what lies outside the image to the published padding.
-
-    Args:
-        canvas: fixed height and width for a static export, multiples of 32. The image is then
-            also made small enough to fit it.
-
-    Returns:
-        pixels uint8 RGB (H, W, 3), image_size int64 (2,) and original_size int64 (2,), both
-        height and width.
-
-    Raises:
-        ImageError: a side is 0 or longer than 65,535 pixels.
+    Returns pixels, image_size and original_size; see `dense.resize_and_pad`.
     """
-    if not 1 <= min(image.size) <= max(image.size) <= MAX_SIDE:
-        raise ImageError(
-            f"image is {image.width}x{image.height}, each side must be 1 to {MAX_SIDE:,} pixels"
-        )
-    height, width = resized_size(image.height, image.width, canvas)
-    resized = cv2.resize(np.asarray(image), (width, height), interpolation=cv2.INTER_LINEAR)
-    if canvas is None:
-        canvas = _next_multiple(height), _next_multiple(width)
-    pixels = np.zeros((*canvas, 3), np.uint8)
-    pixels[:height, :width] = resized
-    original = np.array([image.height, image.width], np.int64)
-    return pixels, np.array([height, width], np.int64), original
-
-
-def resized_size(height: int, width: int, canvas: tuple[int, int] | None = None) -> tuple[int, int]:
-    """Height and width after the resize, at least 1 each.
-
-    Raises:
-        ValueError: the canvas is not of multiples of 32.
-    """
-    scale = min(LONG_SIDE / max(height, width), SHORT_SIDE / min(height, width))
-    if canvas is not None:
-        if any(side < 1 or side % SIZE_MULTIPLE for side in canvas):
-            raise ValueError(f"canvas {canvas} is not of positive multiples of {SIZE_MULTIPLE}")
-        scale = min(scale, canvas[0] / height, canvas[1] / width)
-    return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
-
-
-def _next_multiple(side: int) -> int:
-    return -(-side // SIZE_MULTIPLE) * SIZE_MULTIPLE
+    return resize_and_pad(image, LONG_SIDE, SHORT_SIDE, canvas)
 
 
 def postprocess(
@@ -164,21 +115,8 @@ def decode_class_map(data: bytes) -> NDArray[Any]:
 def network_inputs(
     images: Iterable[Image.Image], canvas: tuple[int, int] | None = None
 ) -> dict[str, NDArray[Any]]:
-    """RGB images to the network's `images` uint8 RGB (N, H, W, 3) and `image_sizes` int64 (N, 2),
-    and `original_sizes` int64 (N, 2) for `answers`. See `preprocess`.
-
-    Raises:
-        ImageError: the images need different canvases; another padding would be another answer.
-    """
-    prepared = [preprocess(image, canvas) for image in images]
-    canvases = sorted({pixels.shape[:2] for pixels, _, _ in prepared})
-    if len(canvases) > 1:
-        needed = ", ".join(f"{height}x{width}" for height, width in canvases)
-        raise ImageError(
-            f"the images of a request need different canvases ({needed}); send each alone"
-        )
-    pixels, sizes, originals = (np.stack(part) for part in zip(*prepared, strict=True))
-    return {"images": pixels, "image_sizes": sizes, "original_sizes": originals}
+    """RGB images to the network's inputs and what `answers` needs; see `dense.network_inputs`."""
+    return dense.network_inputs(preprocess(image, canvas) for image in images)
 
 
 def answers(outputs: Mapping[str, NDArray[Any]], labels: Sequence[str]) -> dict[str, NDArray[Any]]:

@@ -1,0 +1,135 @@
+"""RoIAlign over the feature pyramid: a kernel for eager PyTorch, the ONNX operator for export.
+
+Both sample adaptively (ceil(side / bins) points per bin and axis), with the half-pixel offset.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+#: A box of side sqrt(width * height) goes to level floor(log2(side / 56)), clamped.
+FINEST_SIDE = 56
+
+#: Where the boxes of other levels are put in the exported graph: a point outside every map, which
+#: samples nothing but zeros.
+_OUTSIDE = -1000.0
+
+
+def assign_levels(boxes: Tensor, levels: int) -> Tensor:
+    """Pyramid level int64 (R,) of boxes (R, 4) in input pixels."""
+    side = ((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])).sqrt()
+    return (side / FINEST_SIDE + 1e-6).log2().floor().clamp(0, levels - 1).long()
+
+
+def pyramid_roi_align(
+    features: Sequence[Tensor], strides: Sequence[int], boxes: Tensor, bins: int
+) -> Tensor:
+    """Features of boxes (N, K, 4), each from its level: (N * K, C, bins, bins).
+
+    features: one (N, C, H / stride, W / stride) per stride, finest first; boxes in input pixels.
+    An empty box gives zeros.
+    """
+    batch, count, _ = boxes.shape
+    image = torch.arange(batch, device=boxes.device)[:, None].expand(-1, count).flatten()
+    boxes = boxes.flatten(0, 1)
+    level_of = assign_levels(boxes, len(features))
+    if torch.compiler.is_exporting():
+        out: Tensor | None = None
+        for level, (feature, stride) in enumerate(zip(features, strides, strict=True)):
+            here = torch.where((level_of == level)[:, None], boxes, _OUTSIDE)
+            aligned = _onnx_roi_align(feature, here, image, bins, stride)
+            out = aligned if out is None else out + aligned
+        assert out is not None
+        return out
+    result = boxes.new_zeros(len(boxes), features[0].shape[1], bins, bins)
+    for level, (feature, stride) in enumerate(zip(features, strides, strict=True)):
+        rows = (level_of == level).nonzero()[:, 0]
+        if len(rows):
+            result[rows] = roi_align(feature, boxes[rows], image[rows], bins, stride)
+    return result
+
+
+def _onnx_roi_align(
+    feature: Tensor, boxes: Tensor, image: Tensor, bins: int, stride: int
+) -> Tensor:
+    # Every attribute is written out: runtimes differ in what they assume for an absent one.
+    return torch.onnx.ops.symbolic(
+        "RoiAlign",
+        (feature, boxes, image),
+        {
+            "coordinate_transformation_mode": "half_pixel",
+            "mode": "avg",
+            "output_height": bins,
+            "output_width": bins,
+            "sampling_ratio": 0,
+            "spatial_scale": 1 / stride,
+        },
+        dtype=feature.dtype,
+        shape=(boxes.shape[0], feature.shape[1], bins, bins),
+        version=16,
+    )
+
+
+def roi_align(feature: Tensor, boxes: Tensor, image: Tensor, bins: int, stride: int) -> Tensor:
+    """feature (N, C, H, W), boxes (R, 4) in input pixels, image int64 (R,): (R, C, bins, bins).
+
+    The samples of a bin form a grid, so a pixel's weight in the bin's mean is the product of a
+    weight by row and one by column. Each bin is then a weighted sum of a few feature vectors,
+    which is what `embedding_bag` computes, for any number of terms per bin.
+    """
+    channels, height, width = feature.shape[1:]
+    scaled = boxes * (1 / stride) - 0.5
+    by_row = _axis_weights(scaled[:, 1], scaled[:, 3], bins, height)
+    by_col = _axis_weights(scaled[:, 0], scaled[:, 2], bins, width)
+    row_count, col_count = (by_row != 0).sum(2), (by_col != 0).sum(2)  # (R, bins)
+    row_first, col_first = _starts(row_count), _starts(col_count)
+    row_roi, row_bin, rows = by_row.nonzero(as_tuple=True)
+    col_roi, col_bin, cols = by_col.nonzero(as_tuple=True)
+    row_weights, col_weights = by_row[row_roi, row_bin, rows], by_col[col_roi, col_bin, cols]
+    rows = (image[row_roi] * height + rows) * width
+
+    terms = (row_count[:, :, None] * col_count[:, None, :]).flatten()
+    first_term = _starts(terms)
+    bag = torch.repeat_interleave(terms)
+    term = torch.arange(len(bag), device=bag.device) - first_term[bag]
+    per_row = col_count[:, None, :].expand(-1, bins, -1).flatten()[bag]
+    row = row_first[:, :, None].expand(-1, -1, bins).flatten()[bag] + term // per_row
+    col = col_first[:, None, :].expand(-1, bins, -1).flatten()[bag] + term % per_row
+    table = feature.permute(0, 2, 3, 1).reshape(-1, channels)
+    out = F.embedding_bag(
+        rows[row] + cols[col],
+        table,
+        first_term,
+        mode="sum",
+        per_sample_weights=row_weights[row] * col_weights[col],
+    )
+    return out.reshape(-1, bins, bins, channels).permute(0, 3, 1, 2)
+
+
+def _starts(counts: Tensor) -> Tensor:
+    """Where each run begins when runs of these lengths are laid end to end; same shape."""
+    flat = counts.flatten()
+    return (flat.cumsum(0) - flat).reshape(counts.shape)
+
+
+def _axis_weights(start: Tensor, end: Tensor, bins: int, length: int) -> Tensor:
+    """Weight of each of `length` pixels in each bin's mean along one axis, (R, bins, length)."""
+    extent = end - start
+    size = (extent / bins)[:, None, None]
+    count = size.ceil()
+    sample = torch.arange(int(count.max()), device=start.device)
+    position = torch.arange(bins, device=start.device)[:, None]
+    at = start[:, None, None] + position * size + (sample + 0.5) * size / count
+    used = (sample < count) & (at >= -1) & (at <= length)
+    at = at.clamp(0, length - 1)
+    low = torch.where(used, at, 0).long()
+    fraction = at - low
+    weights = start.new_zeros(len(start), bins, length)
+    weights.scatter_add_(2, low, torch.where(used, (1 - fraction) / count, 0))
+    high = (low + 1).clamp(max=length - 1)
+    weights.scatter_add_(2, high, torch.where(used, fraction / count, 0))
+    return weights

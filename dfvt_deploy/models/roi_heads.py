@@ -1,0 +1,158 @@
+"""The second stage of Mask R-CNN: classes, boxes and masks of proposals."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..tasks.detection import ROWS
+from ..types import Nms, NmsOperator
+from . import box_ops, nms
+from .fpn import CHANNELS, STRIDES, ConvModule
+from .roi_align import pyramid_roi_align
+
+DETECTIONS = ROWS
+SCORE_THRESHOLD = 0.05
+IOU_THRESHOLD = 0.5
+
+BOX_BINS = 7
+MASK_BINS = 14
+MASK_SIZE = 2 * MASK_BINS
+HIDDEN = 1024
+
+DELTA_STDS = (0.1, 0.1, 0.2, 0.2)
+
+
+class PaddedDetections(NamedTuple):
+    """Detections of a batch at a fixed size, best first.
+
+    Unused rows are score 0, label -1 and zeros. `boxes` float32 (N, 100, 4) xyxy in input pixels;
+    `scores` float32 (N, 100); `labels` int64 (N, 100); `masks` float32 (N, 100, 28, 28)
+    probabilities within the box; `num_detections` int64 (N, 1).
+    """
+
+    boxes: Tensor
+    scores: Tensor
+    labels: Tensor
+    masks: Tensor
+    num_detections: Tensor
+
+
+class BoxHead(nn.Module):
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.fc_cls = nn.Linear(HIDDEN, num_classes + 1)
+        self.fc_reg = nn.Linear(HIDDEN, 4 * num_classes)
+        self.shared_fcs = nn.ModuleList(
+            (nn.Linear(CHANNELS * BOX_BINS**2, HIDDEN), nn.Linear(HIDDEN, HIDDEN))
+        )
+
+    def forward(self, aligned: Tensor) -> tuple[Tensor, Tensor]:
+        """(R, 256, 7, 7) to logits (R, classes + 1), background last, and deltas (R, 4 classes)."""
+        x = aligned.flatten(1)
+        for fc in self.shared_fcs:
+            x = F.relu(fc(x))
+        return self.fc_cls(x), self.fc_reg(x)
+
+
+class MaskHead(nn.Module):
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList(ConvModule(CHANNELS, CHANNELS, 3) for _ in range(4))
+        self.upsample = nn.ConvTranspose2d(CHANNELS, CHANNELS, 2, 2)
+        self.conv_logits = nn.Conv2d(CHANNELS, num_classes, 1)
+
+    def forward(self, aligned: Tensor, labels: Tensor) -> Tensor:
+        """(R, 256, 14, 14) and int64 (R,) to the probabilities (R, 28, 28) of those classes."""
+        x = aligned
+        for conv in self.convs:
+            x = F.relu(conv(x))
+        # A transposed convolution of kernel and stride 2 is a pointwise one to the four pixels of
+        # each cell, and the last convolution is needed for one class of each only.
+        phases = self.upsample.weight.permute(1, 2, 3, 0).reshape(-1, CHANNELS, 1, 1)
+        bias = self.upsample.get_parameter("bias").repeat_interleave(4)
+        x = F.relu(F.conv2d(x, phases, bias)).reshape(-1, CHANNELS, MASK_SIZE**2)
+        weight = self.conv_logits.weight[labels].reshape(-1, 1, CHANNELS)
+        logits = weight @ x + self.conv_logits.get_parameter("bias")[labels][:, None, None]
+        logits = F.pixel_shuffle(logits.reshape(-1, 4, MASK_BINS, MASK_BINS), 2)
+        return logits.sigmoid().squeeze(1)
+
+
+class RoIHead(nn.Module):
+    def __init__(self, num_classes: int, kind: Nms) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.kind = kind
+        self.bbox_head = BoxHead(num_classes)
+        self.mask_head = MaskHead(num_classes)
+        self.stds: Tensor
+        self.register_buffer("stds", torch.tensor(DELTA_STDS), persistent=False)
+
+    def forward(
+        self,
+        features: Sequence[Tensor],
+        proposals: Tensor,
+        image_sizes: Tensor,
+        nms_operator: NmsOperator = NmsOperator.LOOP,
+    ) -> PaddedDetections:
+        """The pyramid, proposals (N, K, 4) in input pixels and int64 (N, 2) valid sizes."""
+        features, strides = features[:4], STRIDES[:4]
+        aligned = pyramid_roi_align(features, strides, proposals, BOX_BINS)
+        logits, deltas = self.bbox_head(aligned)
+        boxes, scores, labels = self.select(proposals, logits, deltas, image_sizes, nms_operator)
+        aligned = pyramid_roi_align(features, strides, boxes, MASK_BINS)
+        masks = self.mask_head(aligned, labels.flatten())
+        masks = masks.reshape(-1, DETECTIONS, MASK_SIZE, MASK_SIZE)
+        used = scores > 0
+        return PaddedDetections(
+            boxes,
+            scores,
+            torch.where(used, labels, -1),
+            torch.where(used[..., None, None], masks, 0),
+            used.sum(1, keepdim=True),
+        )
+
+    def select(
+        self,
+        proposals: Tensor,
+        logits: Tensor,
+        deltas: Tensor,
+        image_sizes: Tensor,
+        nms_operator: NmsOperator = NmsOperator.LOOP,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The box head's answer on proposals (N, K, 4) to the best 100 detections, best first.
+
+        Returns boxes (N, 100, 4) in input pixels, scores (N, 100) and labels (N, 100); unused rows
+        are zeros.
+        """
+        count, classes = proposals.shape[1], self.num_classes
+        scores = logits.softmax(1)[:, :-1].reshape(-1, count, classes).transpose(1, 2)
+        deltas = deltas.reshape(-1, count, classes, 4) * self.stds
+        boxes = box_ops.decode(proposals[:, None], deltas.transpose(1, 2))
+        boxes = box_ops.clip(boxes, image_sizes)  # (N, classes, K, 4)
+        # A proposal that ends at y 0 is padding, as in the published code.
+        real = (scores > SCORE_THRESHOLD) & (proposals[:, None, :, 3] > 0)
+        scores = torch.where(real, scores, nms.REMOVED)
+        candidates = torch.where(real[..., None], boxes, 0)
+        shifted = nms.shift_groups(candidates, dim=1)
+        if nms_operator is NmsOperator.ONNX and torch.compiler.is_exporting():
+            keep = nms.exported_keep(shifted, scores, IOU_THRESHOLD)
+            scores = torch.where(keep, scores, nms.REMOVED).flatten(1)
+            scores, best = nms.top(scores, DETECTIONS)
+            label = best // count
+        else:
+            label, slot, scores = nms.select_best(
+                shifted, scores, self.kind, IOU_THRESHOLD, DETECTIONS
+            )
+            best = label * count + slot
+        used = scores >= nms.MIN_SOFT_SCORE
+        boxes = boxes.flatten(1, 2).gather(1, best[:, :, None].expand(-1, -1, 4))
+        return (
+            torch.where(used[..., None], boxes, 0),
+            torch.where(used, scores, 0),
+            torch.where(used, label, 0),
+        )

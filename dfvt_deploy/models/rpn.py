@@ -1,0 +1,111 @@
+"""Region proposal network: 1000 proposals per image from the feature pyramid."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..types import Nms, NmsOperator
+from . import box_ops, nms
+from .fpn import CHANNELS, STRIDES
+
+PROPOSALS = 1000
+IOU_THRESHOLD = 0.7
+
+RATIOS = (0.5, 1.0, 2.0)
+SCALE = 8
+
+
+def base_anchors() -> Tensor:
+    """Anchors around the origin, float32 (levels, ratios, 4); ratios are height to width."""
+    height = torch.tensor(RATIOS).sqrt()
+    side = torch.tensor(STRIDES, dtype=torch.float32)[:, None] * SCALE
+    half_width, half_height = 0.5 * (side * (1 / height)), 0.5 * (side * height)
+    return torch.stack((-half_width, -half_height, half_width, half_height), -1)
+
+
+class RPNHead(nn.Module):
+    def __init__(self, kind: Nms) -> None:
+        super().__init__()
+        self.kind = kind
+        self.rpn_conv = nn.Conv2d(CHANNELS, CHANNELS, 3, padding=1)
+        self.rpn_cls = nn.Conv2d(CHANNELS, len(RATIOS), 1)
+        self.rpn_reg = nn.Conv2d(CHANNELS, 4 * len(RATIOS), 1)
+        self.anchors: Tensor
+        self.strides: Tensor
+        self.register_buffer("anchors", base_anchors().flatten(0, 1), persistent=False)
+        self.register_buffer("strides", torch.tensor(STRIDES), persistent=False)
+
+    def forward(
+        self,
+        features: Sequence[Tensor],
+        image_sizes: Tensor,
+        nms_operator: NmsOperator = NmsOperator.LOOP,
+    ) -> Tensor:
+        """The pyramid and int64 (N, 2) valid sizes to proposals (N, 1000, 4) in input pixels."""
+        return self.propose(*self.predict(features), image_sizes, nms_operator)[0]
+
+    def predict(self, features: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """Logits (N, 3, h, w) and deltas (N, 12, h, w) of each level."""
+        hidden = [F.relu(self.rpn_conv(x)) for x in features]
+        return [self.rpn_cls(x) for x in hidden], [self.rpn_reg(x) for x in hidden]
+
+    def propose(
+        self,
+        logits: Sequence[Tensor],
+        deltas: Sequence[Tensor],
+        image_sizes: Tensor,
+        nms_operator: NmsOperator = NmsOperator.LOOP,
+    ) -> tuple[Tensor, Tensor]:
+        """Proposals (N, 1000, 4) in input pixels and their scores (N, 1000), best first.
+
+        Rows beyond the last proposal are zero boxes with a negative score.
+        """
+        best = [self._best(x, d) for x, d in zip(logits, deltas, strict=True)]
+        scores, cells, moves = (torch.stack(parts, 1) for parts in zip(*best, strict=True))
+        real = scores >= 0
+        anchors = self._anchors(cells, logits[0].shape[-1])
+        boxes = box_ops.clip(box_ops.decode(anchors, moves), image_sizes)
+        boxes = torch.where(real[..., None], boxes, 0)
+        shifted = nms.shift_groups(boxes, dim=1)
+        if self.kind is Nms.HARD:
+            if nms_operator is NmsOperator.ONNX and torch.compiler.is_exporting():
+                keep = nms.exported_keep(shifted, scores, IOU_THRESHOLD)
+            else:
+                keep = nms.greedy_keep(shifted, real, IOU_THRESHOLD)
+            scores = torch.where(keep, scores, nms.REMOVED).flatten(1)
+            scores, indices = nms.top(scores, PROPOSALS)
+            real = scores >= 0
+        else:
+            level, slot, scores = nms.select_best(
+                shifted, scores, Nms.SOFT, IOU_THRESHOLD, PROPOSALS
+            )
+            indices = level * PROPOSALS + slot
+            first = torch.arange(PROPOSALS, device=scores.device) == 0
+            real = (scores >= nms.MIN_SOFT_SCORE) | first  # the best is taken whatever it scores
+        boxes = boxes.flatten(1, 2).gather(1, indices[:, :, None].expand(-1, -1, 4))
+        return torch.where(real[..., None], boxes, 0), torch.where(real, scores, nms.REMOVED)
+
+    def _best(self, logits: Tensor, deltas: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Scores (N, 1000), anchor numbers (N, 1000) and deltas (N, 1000, 4) of a level's best."""
+        scores = logits.permute(0, 2, 3, 1).flatten(1).sigmoid()
+        moves = deltas.permute(0, 2, 3, 1).reshape(deltas.shape[0], -1, 4)
+        # A level may hold fewer anchors than are taken: empty slots keep the count constant.
+        scores = F.pad(scores, (0, PROPOSALS), value=nms.REMOVED)
+        moves = F.pad(moves, (0, 0, 0, PROPOSALS))
+        scores, cells = nms.top(scores, PROPOSALS)
+        return scores, cells, moves.gather(1, cells[:, :, None].expand(-1, -1, 4))
+
+    def _anchors(self, cells: Tensor, finest_width: int) -> Tensor:
+        """Anchors (N, levels, K, 4) from their numbers: row, column, ratio, the last fastest."""
+        strides = self.strides[:, None]
+        widths = (finest_width * STRIDES[0] + strides - 1) // strides
+        ratios = len(RATIOS)
+        ratio, place = cells % ratios, cells // ratios
+        row, col = place // widths, place % widths
+        corner = torch.stack((col, row, col, row), -1) * strides[..., None]
+        level = torch.arange(len(STRIDES), device=cells.device)[:, None]
+        return corner + self.anchors[level * ratios + ratio]

@@ -1,0 +1,101 @@
+"""What detection and segmentation do alike before the network: resize, then pad to its grid."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from .images import ImageError, UInt8Array
+
+IntArray = NDArray[np.int64]
+
+#: Height and width of the network's input are multiples of it.
+SIZE_MULTIPLE = 32
+
+#: Longest side of an image. OpenCV's nearest neighbour counts in 1/65536 of a pixel, so that on
+#: the way back a class map drifts by at most half a pixel over this length.
+MAX_SIDE = 65_535
+
+
+def resize_and_pad(
+    image: Image.Image, long_side: int, short_side: int, canvas: tuple[int, int] | None = None
+) -> tuple[UInt8Array, IntArray, IntArray]:
+    """RGB image of any size to the network's pixels, its size therein, and its own size.
+
+    The image is resized in proportion, up or down, bilinear: the longer side becomes at most
+    `long_side` and the shorter at most `short_side`. It is padded with zeros right and bottom to
+    its own next multiples of 32. The padding's value is of no account, since the network sets
+    what lies outside the image to the published padding.
+
+    Args:
+        canvas: fixed height and width for a static export, multiples of 32. The image is then
+            also made small enough to fit it.
+
+    Returns:
+        pixels uint8 RGB (H, W, 3), image_size int64 (2,) and original_size int64 (2,), both
+        height and width.
+
+    Raises:
+        ImageError: a side is 0 or longer than 65,535 pixels.
+        ValueError: the canvas is not of multiples of 32.
+    """
+    if not 1 <= min(image.size) <= max(image.size) <= MAX_SIDE:
+        raise ImageError(
+            f"image is {image.width}x{image.height}, each side must be 1 to {MAX_SIDE:,} pixels"
+        )
+    original = image.height, image.width
+    height, width = resized_size(*original, long_side, short_side, canvas)
+    resized = cv2.resize(np.asarray(image), (width, height), interpolation=cv2.INTER_LINEAR)
+    if canvas is None:
+        canvas = _next_multiple(height), _next_multiple(width)
+    pixels = np.zeros((*canvas, 3), np.uint8)
+    pixels[:height, :width] = resized
+    return pixels, np.array([height, width], np.int64), np.array(original, np.int64)
+
+
+def network_inputs(
+    prepared: Iterable[tuple[UInt8Array, IntArray, IntArray]],
+) -> dict[str, NDArray[Any]]:
+    """What `resize_and_pad` made of each image of a request, as one batch: `images` uint8 RGB
+    (N, H, W, 3), `image_sizes` and `original_sizes` int64 (N, 2).
+
+    Raises:
+        ImageError: the images need different canvases; another padding would be another answer.
+    """
+    pixels, sizes, originals = zip(*prepared, strict=True)
+    canvases = sorted({image.shape[:2] for image in pixels})
+    if len(canvases) > 1:
+        needed = ", ".join(f"{height}x{width}" for height, width in canvases)
+        raise ImageError(
+            f"the images of a request need different canvases ({needed}); send each alone"
+        )
+    return {
+        "images": np.stack(pixels),
+        "image_sizes": np.stack(sizes),
+        "original_sizes": np.stack(originals),
+    }
+
+
+def resized_size(
+    height: int, width: int, long_side: int, short_side: int, canvas: tuple[int, int] | None = None
+) -> tuple[int, int]:
+    """Height and width after the resize, at least 1 each.
+
+    Raises:
+        ValueError: the canvas is not of multiples of 32.
+    """
+    scale = min(long_side / max(height, width), short_side / min(height, width))
+    if canvas is not None:
+        if any(side < 1 or side % SIZE_MULTIPLE for side in canvas):
+            raise ValueError(f"canvas {canvas} is not of positive multiples of {SIZE_MULTIPLE}")
+        scale = min(scale, canvas[0] / height, canvas[1] / width)
+    return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
+
+
+def _next_multiple(side: int) -> int:
+    return -(-side // SIZE_MULTIPLE) * SIZE_MULTIPLE

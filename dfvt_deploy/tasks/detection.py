@@ -1,0 +1,207 @@
+"""COCO instance segmentation: the published test pipeline around Mask R-CNN."""
+
+from __future__ import annotations
+
+import colorsys
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+from . import dense, rle
+from .dense import IntArray, resize_and_pad
+from .images import Float32Array, UInt8Array
+
+LONG_SIDE = 1333
+SHORT_SIDE = 800
+MASK_THRESHOLD = 0.5
+
+#: Rows of the network's and the server's answer for each image.
+ROWS = 100
+
+#: Detections below this score are not drawn.
+DRAWN_SCORE = 0.3
+
+#: Columns of a pasted mask that are computed at a time.
+_CHUNK = 256
+
+
+@dataclass(frozen=True)
+class DetectionResult:
+    """What was found on one image, best first, in the image as it was sent.
+
+    `boxes` float32 (n, 4) xyxy in pixels; `scores` float32 (n,); `labels` int32 (n,) class ids;
+    `masks` n COCO run-length encodings at the image's size.
+    """
+
+    boxes: Float32Array
+    scores: Float32Array
+    labels: NDArray[np.int32]
+    masks: tuple[rle.Rle, ...]
+
+
+def preprocess(
+    image: Image.Image, canvas: tuple[int, int] | None = None
+) -> tuple[UInt8Array, IntArray, IntArray]:
+    """RGB image of any size to the network's pixels, resized into 1333x800 (either way round).
+
+    Returns pixels, image_size and original_size; see `dense.resize_and_pad`.
+    """
+    return resize_and_pad(image, LONG_SIDE, SHORT_SIDE, canvas)
+
+
+def postprocess(
+    boxes: NDArray[Any],
+    scores: NDArray[Any],
+    labels: NDArray[Any],
+    masks: NDArray[Any],
+    image_size: IntArray,
+    original_size: IntArray,
+) -> DetectionResult:
+    """The network's answer on one image to detections in the image as it was sent.
+
+    Args:
+        boxes: (k, 4) xyxy in pixels of the network's input.
+        scores: (k,)
+        labels: (k,) integers; rows below 0 are unused and dropped.
+        masks: (k, 28, 28) probabilities on a grid over each box.
+        image_size: height and width of the image within the network's input.
+        original_size: height and width of the image as it was sent.
+    """
+    used = labels >= 0
+    scale = (image_size / original_size).astype(np.float32)[[1, 0, 1, 0]]
+    rescaled = boxes[used].astype(np.float32) / scale
+    size = int(original_size[0]), int(original_size[1])
+    pasted = zip(masks[used], rescaled, strict=True)
+    return DetectionResult(
+        rescaled,
+        scores[used].astype(np.float32),
+        labels[used].astype(np.int32),
+        tuple(paste_mask(mask, box, size) for mask, box in pasted),
+    )
+
+
+def network_inputs(
+    images: Iterable[Image.Image], canvas: tuple[int, int] | None = None
+) -> dict[str, NDArray[Any]]:
+    """RGB images to the network's inputs and what `answers` needs; see `dense.network_inputs`."""
+    return dense.network_inputs(preprocess(image, canvas) for image in images)
+
+
+def answers(outputs: Mapping[str, NDArray[Any]], labels: Sequence[str]) -> dict[str, NDArray[Any]]:
+    """What the served model answers, from `boxes`, `scores`, `labels` and `masks` of the network,
+    `image_sizes` and `original_sizes`; see `postprocess`.
+
+    Returns, with k rows for each image (as many as the network gives):
+        `boxes` float32 (N, k, 4) xyxy in pixels of the sent image, `scores` float32 (N, k),
+        `class_ids` int32 (N, k), `labels` and `masks` (N, k) UTF-8 bytes as objects, a mask being
+        the JSON of its run-length encoding, and `num_detections` int32 (N, 1). Unused rows are
+        zeros, class id -1 and empty strings.
+    """
+    count, rows = outputs["scores"].shape
+    answer: dict[str, NDArray[Any]] = {
+        "boxes": np.zeros((count, rows, 4), np.float32),
+        "scores": np.zeros((count, rows), np.float32),
+        "class_ids": np.full((count, rows), -1, np.int32),
+        "labels": np.full((count, rows), b"", np.object_),
+        "masks": np.full((count, rows), b"", np.object_),
+        "num_detections": np.zeros((count, 1), np.int32),
+    }
+    names = ("boxes", "scores", "labels", "masks", "image_sizes", "original_sizes")
+    for i, one in enumerate(zip(*(outputs[name] for name in names), strict=True)):
+        found = postprocess(*one)
+        n = len(found.scores)
+        answer["boxes"][i, :n] = found.boxes
+        answer["scores"][i, :n] = found.scores
+        answer["class_ids"][i, :n] = found.labels
+        answer["labels"][i, :n] = [labels[label].encode() for label in found.labels]
+        answer["masks"][i, :n] = [json.dumps(mask).encode() for mask in found.masks]
+        answer["num_detections"][i] = n
+    return answer
+
+
+def result_from_answers(answer: Mapping[str, NDArray[Any]]) -> DetectionResult:
+    """The served model's answer on one image (without the batch dimension, text decoded)."""
+    n = int(answer["num_detections"].item())
+    return DetectionResult(
+        answer["boxes"][:n],
+        answer["scores"][:n],
+        answer["class_ids"][:n],
+        tuple(json.loads(mask) for mask in answer["masks"][:n]),
+    )
+
+
+def paste_mask(mask: NDArray[Any], box: Float32Array, size: tuple[int, int]) -> rle.Rle:
+    """Resize a mask's probabilities (28, 28) to its box, threshold, and encode at `size`.
+
+    box: xyxy in pixels; size: height and width of the image. The result covers pixels up to one
+    beyond the box, as published.
+    """
+    mask = mask.astype(np.float32)
+    left, columns = _interpolation(box[0], box[2], size[1], mask.shape[1])
+    top, rows = _interpolation(box[1], box[3], size[0], mask.shape[0])
+    by_column = rows @ mask  # (h, 28)
+    part = np.empty((len(columns), len(rows)), np.bool_)
+    for i in range(0, len(columns), _CHUNK):
+        np.greater_equal(
+            columns[i : i + _CHUNK] @ by_column.T, MASK_THRESHOLD, out=part[i : i + _CHUNK]
+        )
+    return rle.encode(part.T, top, left, size)
+
+
+def _interpolation(
+    start: np.float32, end: np.float32, length: int, cells: int
+) -> tuple[int, Float32Array]:
+    """First pixel of a box along an axis, and each pixel's weights of the mask's cells, (n, cells).
+
+    Bilinear between the cells' centres, zero outside them.
+    """
+    first = max(0, int(np.floor(start)) - 1)
+    last = min(length, int(np.ceil(end)) + 1)
+    centres = np.arange(first, last, dtype=np.float32) + np.float32(0.5)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        relative = (centres - start) / (end - start) * 2 - 1
+    relative[np.isinf(relative)] = 0  # an empty box shows the mask's centre, as published
+    at = ((relative + 1) * cells - 1) / 2
+    weights = 1 - np.abs(at[:, None] - np.arange(cells, dtype=np.float32))
+    return first, np.maximum(weights, 0, dtype=np.float32)
+
+
+def draw(
+    image: Image.Image,
+    result: DetectionResult,
+    labels: Sequence[str],
+    min_score: float = DRAWN_SCORE,
+) -> Image.Image:
+    """A copy of the image with masks, boxes, labels and scores of at least `min_score`.
+
+    labels: one for each detection.
+    """
+    pixels = np.array(image.convert("RGB"))
+    shown = [i for i in range(len(result.scores)) if result.scores[i] >= min_score]
+    for i in reversed(shown):  # the best on top
+        inside = rle.decode(result.masks[i])
+        pixels[inside] = (pixels[inside] + np.array(_colour(int(result.labels[i])))) / 2
+    drawn = Image.fromarray(pixels)
+    canvas = ImageDraw.Draw(drawn)
+    line = max(1, round(min(drawn.size) / 300))
+    size = max(10, round(min(drawn.size) / 40))
+    for i in reversed(shown):
+        colour = _colour(int(result.labels[i]))
+        x1, y1, x2, y2 = (float(side) for side in result.boxes[i])
+        canvas.rectangle((x1, y1, x2, y2), outline=colour, width=line)
+        text = f"{labels[i]} {result.scores[i]:.2f}"
+        place = (x1 + line, max(0.0, y1 - size - line))
+        canvas.rectangle(canvas.textbbox(place, text, font_size=size), fill=colour)
+        canvas.text(place, text, fill="black", font_size=size)
+    return drawn
+
+
+def _colour(label: int) -> tuple[int, int, int]:
+    # Steps of the golden ratio keep the hues of any run of class ids apart.
+    red, green, blue = colorsys.hsv_to_rgb(label * 0.618034 % 1, 0.65, 1)
+    return round(255 * red), round(255 * green), round(255 * blue)
