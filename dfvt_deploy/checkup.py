@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes.util
+import os
 import shutil
 import sys
 from dataclasses import dataclass
@@ -16,7 +17,8 @@ from .serving.installation import EMBEDDED_VERSION, embedded_root, libpython_dir
 @dataclass(frozen=True)
 class Finding:
     """One thing that commands need. `found` is empty where it is missing; `fix` says how to get
-    it. What is `optional` makes a command better, not possible."""
+    it, or what is wrong with what was found. What is `optional` makes a command better, not
+    possible."""
 
     name: str
     found: str
@@ -56,7 +58,8 @@ def _package(name: str, extra: str, commands: str) -> Finding:
         found = metadata.version(name)
     except metadata.PackageNotFoundError:
         found = ""
-    return Finding(name, found, commands, f"pip install 'dfvt-deploy[{extra}]'")
+    fix = "" if found else f"pip install 'dfvt-deploy[{extra}]'"
+    return Finding(name, found, commands, fix)
 
 
 def _onnxruntime() -> Finding:
@@ -84,12 +87,8 @@ def _tritonserver() -> Finding:
         found = f"embedded {EMBEDDED_VERSION}, loopback only"
     else:
         found = ""
-    return Finding(
-        "tritonserver",
-        found,
-        "serve, quickstart",
-        "pip install 'dfvt-deploy[server]' (Linux), or use serve --docker",
-    )
+    fix = "" if found else "pip install 'dfvt-deploy[server]' (Linux), or use serve --docker"
+    return Finding("tritonserver", found, "serve, quickstart", fix)
 
 
 def _libpython() -> Finding:
@@ -121,6 +120,7 @@ def _gpu() -> Finding:
 
 def _docker() -> Finding:
     found = shutil.which("docker") or ""
-    return Finding(
-        "docker", found, "serve --docker", "without it the command is only printed", optional=True
-    )
+    fix = ""
+    if not Path("/var/run/docker.sock").exists() and "DOCKER_HOST" not in os.environ:
+        fix = "no engine was found: without one the command is only printed"
+    return Finding("docker", found, "serve --docker", fix, optional=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,10 +24,12 @@ def sha256_of(path: Path) -> str:
 def staged(path: Path) -> Iterator[Path]:
     """A path beside `path` to write to; it takes `path`'s place when the block ends well.
 
-    An exception in the block removes it and leaves `path` as it was.
+    An exception in the block removes it and leaves `path` as it was. What a killed process left
+    is removed by the next.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    _remove_abandoned(path)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=_prefix(path))
     os.close(handle)
     temporary = Path(name)
     try:
@@ -37,6 +40,41 @@ def staged(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def staging_directory(target: Path) -> Iterator[Path]:
+    """An empty folder beside `target` for what will be renamed into it; removed at the end."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    _remove_abandoned(target)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=_prefix(target)) as name:
+        yield Path(name)
+
+
+def _prefix(target: Path) -> str:
+    return f".{target.name}.{os.getpid()}."
+
+
+def _remove_abandoned(target: Path) -> None:
+    """Temporary files and folders for `target` whose process is no more."""
+    for path in target.parent.glob(f".{target.name}.*"):
+        owner = path.name.removeprefix(f".{target.name}.").split(".")[0]
+        if not owner.isdigit() or _runs(int(owner)):
+            continue
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def write_text(path: Path, text: str) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import shutil
 import struct
-import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -13,7 +12,7 @@ from typing import Literal
 from .. import tasks
 from ..artifact import MANIFEST, Artifact, open_artifact
 from ..errors import BadInput, MissingDependency, StageFailed
-from ..files import sha256_of
+from ..files import sha256_of, staging_directory
 from ..tasks.classification import TOP_K
 from ..tasks.images import ImageLimits
 from ..types import Precision
@@ -27,8 +26,13 @@ except ImportError:
     raise MissingDependency("tritonclient", "client") from None
 
 #: What the copied steps need beside Triton's Python backend. Its compiled half is built against
-#: numpy 1: with numpy 2 the tensors it makes can arrive empty.
-REQUIREMENTS = "numpy>=1.26,<2\npillow>=10.3\nopencv-python-headless>=4.8,<4.12\n"
+#: numpy 1, and with numpy 2 the tensors it makes can arrive empty; Python 3.13 has no numpy 1.
+REQUIREMENTS = """\
+numpy>=1.26,<2; python_version < "3.13"
+numpy>=2.1; python_version >= "3.13"
+pillow>=10.3
+opencv-python-headless>=4.8
+"""
 
 _HERE = Path(__file__).parent
 
@@ -102,11 +106,9 @@ def populate(
         raise BadInput(f"{name} version {version} is in {repository} already; next is {newest + 1}")
     try:
         repository.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(
-            dir=repository.parent, prefix=f".{repository.name}-"
-        ) as staging:
-            _stage(Path(staging), artifact, network_file, backend, version, options)
-            _move_in(Path(staging), repository, name, version)
+        with staging_directory(repository.resolve()) as staging:
+            _stage(staging, artifact, network_file, backend, version, options)
+            _move_in(staging, repository, name, version)
     except OSError as error:
         raise StageFailed(f"{repository} cannot be written: {error}") from error
     return PopulatedModel(name, version, repository)
