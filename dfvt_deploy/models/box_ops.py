@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 #: x1, y1, x2, y2 of many boxes, apart.
-Corners = Sequence[Tensor]
+Corners = tuple[Tensor, Tensor, Tensor, Tensor]
 
 #: Width and height change by at most this factor's logarithm per decoding.
 MAX_LOG_RATIO = abs(math.log(16 / 1000))

@@ -1,12 +1,13 @@
 """Non-maximum suppression with fixed shapes: one code for eager PyTorch and the exported graph.
 
-Both forms are loops of a constant number of steps, which export as the ONNX operator Scan.
+Both forms are loops of a constant number of steps, which export as the ONNX operator Loop: in a
+trace they are compiled by TorchScript, which is why they are plain functions of tensors.
 Boxes of different groups (pyramid levels, classes) must not overlap: see `shift_groups`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,27 +21,10 @@ REMOVED = -1.0
 #: Soft-NMS drops what has decayed below this.
 MIN_SOFT_SCORE = 1e-3
 
-Tensors = tuple[Tensor, ...]
-
-
-def scan(
-    step: Callable[[Tensor, Tensors], tuple[Tensor, Tensors]], carry: Tensor, rows: Tensors
-) -> tuple[Tensor, Tensors]:
-    """`carry, outs = step(carry, row)` over the first axis; the last carry and the stacked outs."""
-    if torch.compiler.is_exporting():
-        from torch._higher_order_ops.scan import scan as exported_scan
-
-        return exported_scan(step, carry, rows)
-    stacks = []
-    for row in zip(*rows, strict=True):
-        carry, outs = step(carry, row)
-        stacks.append(outs)
-    return carry, tuple(torch.stack(outs) for outs in zip(*stacks, strict=True))
-
 
 def top(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """Values and indices (N, k) of the best of scores (N, M); of equals the lower index first."""
-    if torch.compiler.is_exporting():
+    if torch.onnx.is_in_onnx_export():
         return scores.topk(k, dim=1)  # the ONNX operator keeps that order, torch.topk need not
     values, indices = scores.sort(dim=1, descending=True, stable=True)
     return values[:, :k], indices[:, :k]
@@ -70,12 +54,15 @@ def greedy_keep(boxes: Tensor, real: Tensor, threshold: float) -> Tensor:
     row_corners = [corner.permute(2, 0, 1)[..., None] for corner in corners]
     overlaps = iou(row_corners, corners) > threshold
     suppressed = overlaps & (rank > rank[:, None, None, None])
+    return _suppress_in_turn(real, suppressed)
 
-    def step(keep: Tensor, row: Tensors) -> tuple[Tensor, Tensors]:
-        i, suppressed_by_i = row
-        return keep & ~(suppressed_by_i & keep.index_select(2, i)), ()
 
-    return scan(step, real, (rank[:, None], suppressed))[0]
+@torch.jit.script_if_tracing  # type: ignore[untyped-decorator]
+def _suppress_in_turn(keep: Tensor, suppressed: Tensor) -> Tensor:
+    """keep (N, G, K); suppressed (K, N, G, K): what each box suppresses if it is kept."""
+    for i in range(suppressed.shape[0]):
+        keep = keep & ~(suppressed[i] & keep[:, :, i : i + 1])
+    return keep
 
 
 def exported_keep(boxes: Tensor, scores: Tensor, threshold: float) -> Tensor:
@@ -83,25 +70,27 @@ def exported_keep(boxes: Tensor, scores: Tensor, threshold: float) -> Tensor:
 
     boxes (N, G, K, 4), scores (N, G, K) with `REMOVED` in empty slots; returns bool (N, G, K).
     """
-    batch, groups, slots = scores.shape
+    _, groups, slots = scores.shape
     # One row per kept box: group, 0, slot. Its true length is known at run time only.
-    kept = torch.onnx.ops.symbolic(
-        "NonMaxSuppression",
-        (
-            boxes.flatten(0, 1),
-            scores.reshape(-1, 1, slots),
-            torch.tensor([slots]),
-            torch.tensor([threshold]),
-            torch.tensor([REMOVED / 2]),
-        ),
-        {"center_point_box": 0},
-        dtype=torch.int64,
-        shape=(batch * groups * slots, 3),
-        version=11,
-    )
+    kept = _NonMaxSuppression.apply(
+        boxes.flatten(0, 1), scores.reshape(-1, 1, slots), slots, threshold
+    )  # type: ignore[no-untyped-call]
     group, zero, slot = kept.unbind(1)
     keep = torch.zeros_like(scores, dtype=torch.bool).flatten(0, 1)
     return keep.index_put((group, slot), zero == 0).reshape(-1, groups, slots)
+
+
+class _NonMaxSuppression(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, boxes: Tensor, scores: Tensor, slots: int, threshold: float) -> Tensor:
+        return torch.zeros(1, 3, dtype=torch.int64)  # what a trace needs is the rank
+
+    @staticmethod
+    def symbolic(g: Any, boxes: Any, scores: Any, slots: int, threshold: float) -> Any:
+        most = g.op("Constant", value_t=torch.tensor([slots]))
+        overlap = g.op("Constant", value_t=torch.tensor([threshold]))
+        least = g.op("Constant", value_t=torch.tensor([REMOVED / 2]))
+        return g.op("NonMaxSuppression", boxes, scores, most, overlap, least)
 
 
 def select_best(
@@ -125,29 +114,47 @@ def select_best(
         Groups and slots int64 (N, count) and scores (N, count), which are negative once nothing is
         left.
     """
+    x1, y1, x2, y2 = boxes.flatten(0, 1).unbind(-1)
+    return _select_in_turn((x1, y1, x2, y2), scores, kind is Nms.SOFT, threshold, count)
+
+
+@torch.jit.script_if_tracing  # type: ignore[untyped-decorator]
+def _select_in_turn(
+    corners: tuple[Tensor, Tensor, Tensor, Tensor],
+    scores: Tensor,
+    soft: bool,
+    threshold: float,
+    count: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """As `select_best`, with corners (N * G, K) each."""
     batch, groups, slots = scores.shape
     device = scores.device
     slot_ids = torch.arange(slots, device=device)
     group_ids = torch.arange(groups, device=device)[:, None]
     first_group = groups * torch.arange(batch, device=device)
-    # Copies: what a loop reads may not share memory.
-    corners = [corner.flatten(0, 1).contiguous() for corner in boxes.unbind(-1)]
-
-    def step(scores: Tensor, row: Tensors) -> tuple[Tensor, Tensors]:
+    steps = torch.arange(count, device=device)
+    taken_groups = torch.zeros([batch, count], dtype=torch.int64, device=device)
+    taken_slots = torch.zeros([batch, count], dtype=torch.int64, device=device)
+    taken_scores = torch.zeros([batch, count], dtype=scores.dtype, device=device)
+    for i in range(count):
         score, group = scores.amax(2).max(1)
         flat_group = first_group + group
         old = scores.flatten(0, 1).index_select(0, flat_group)
         slot = old.argmax(1, keepdim=True)
-        members = [corner.index_select(0, flat_group) for corner in corners]
-        overlap = iou(members, [corner.gather(1, slot) for corner in members])
-        if kind is Nms.HARD:
-            new = torch.where(overlap > threshold, REMOVED, old)
-        else:
+        x1 = corners[0].index_select(0, flat_group)
+        y1 = corners[1].index_select(0, flat_group)
+        x2 = corners[2].index_select(0, flat_group)
+        y2 = corners[3].index_select(0, flat_group)
+        best = (x1.gather(1, slot), y1.gather(1, slot), x2.gather(1, slot), y2.gather(1, slot))
+        overlap = iou((x1, y1, x2, y2), best)
+        if soft:
             new = torch.where(overlap >= threshold, old * (1 - overlap), old)
-        new = torch.where(slot_ids == slot, REMOVED, new)
-        in_group = group_ids == group[:, None, None]
-        return torch.where(in_group, new[:, None], scores), (group, slot.squeeze(1), score)
-
-    steps = torch.arange(count, device=device)
-    _, (group, slot, score) = scan(step, scores, (steps,))
-    return group.T, slot.T, score.T
+        else:
+            new = torch.where(overlap > threshold, -1.0, old)
+        new = torch.where(slot_ids == slot, -1.0, new)
+        scores = torch.where(group_ids == group[:, None, None], new[:, None], scores)
+        now = steps == i
+        taken_groups = torch.where(now, group[:, None], taken_groups)
+        taken_slots = torch.where(now, slot, taken_slots)
+        taken_scores = torch.where(now, score[:, None], taken_scores)
+    return taken_groups, taken_slots, taken_scores

@@ -6,6 +6,7 @@ Both sample adaptively (ceil(side / bins) points per bin and axis), with the hal
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -37,11 +38,11 @@ def pyramid_roi_align(
     image = torch.arange(batch, device=boxes.device)[:, None].expand(-1, count).flatten()
     boxes = boxes.flatten(0, 1)
     level_of = assign_levels(boxes, len(features))
-    if torch.compiler.is_exporting():
+    if torch.onnx.is_in_onnx_export():
         out: Tensor | None = None
         for level, (feature, stride) in enumerate(zip(features, strides, strict=True)):
             here = torch.where((level_of == level)[:, None], boxes, _OUTSIDE)
-            aligned = _onnx_roi_align(feature, here, image, bins, stride)
+            aligned = _RoIAlign.apply(feature, here, image, bins, stride)
             out = aligned if out is None else out + aligned
         assert out is not None
         return out
@@ -53,25 +54,30 @@ def pyramid_roi_align(
     return result
 
 
-def _onnx_roi_align(
-    feature: Tensor, boxes: Tensor, image: Tensor, bins: int, stride: int
-) -> Tensor:
-    # Every attribute is written out: runtimes differ in what they assume for an absent one.
-    return torch.onnx.ops.symbolic(
-        "RoiAlign",
-        (feature, boxes, image),
-        {
-            "coordinate_transformation_mode": "half_pixel",
-            "mode": "avg",
-            "output_height": bins,
-            "output_width": bins,
-            "sampling_ratio": 0,
-            "spatial_scale": 1 / stride,
-        },
-        dtype=feature.dtype,
-        shape=(boxes.shape[0], feature.shape[1], bins, bins),
-        version=16,
-    )
+class _RoIAlign(torch.autograd.Function):
+    """The ONNX operator; only while exporting."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, feature: Tensor, boxes: Tensor, image: Tensor, bins: int, stride: int
+    ) -> Tensor:
+        return feature.new_zeros(len(boxes), feature.shape[1], bins, bins)
+
+    @staticmethod
+    def symbolic(g: Any, feature: Any, boxes: Any, image: Any, bins: int, stride: int) -> Any:
+        # Every attribute is written out: runtimes differ in what they assume for an absent one.
+        return g.op(
+            "RoiAlign",
+            feature,
+            boxes,
+            image,
+            coordinate_transformation_mode_s="half_pixel",
+            mode_s="avg",
+            output_height_i=bins,
+            output_width_i=bins,
+            sampling_ratio_i=0,
+            spatial_scale_f=1 / stride,
+        )
 
 
 def roi_align(feature: Tensor, boxes: Tensor, image: Tensor, bins: int, stride: int) -> Tensor:

@@ -139,7 +139,7 @@ class RoIHead(nn.Module):
         scores = torch.where(real, scores, nms.REMOVED)
         candidates = torch.where(real[..., None], boxes, 0)
         shifted = nms.shift_groups(candidates, dim=1)
-        if nms_operator is NmsOperator.ONNX and torch.compiler.is_exporting():
+        if nms_operator is NmsOperator.ONNX and torch.onnx.is_in_onnx_export():
             keep = nms.exported_keep(shifted, scores, IOU_THRESHOLD)
             scores = torch.where(keep, scores, nms.REMOVED).flatten(1)
             scores, best = nms.top(scores, DETECTIONS)
@@ -149,6 +149,9 @@ class RoIHead(nn.Module):
                 shifted, scores, self.kind, IOU_THRESHOLD, DETECTIONS
             )
             best = label * count + slot
+        # What comes out of a loop has no shape in the exported graph until it is given one.
+        scores, label = scores.reshape(-1, DETECTIONS), label.reshape(-1, DETECTIONS)
+        best = best.reshape(-1, DETECTIONS)
         used = scores >= nms.MIN_SOFT_SCORE
         boxes = boxes.flatten(1, 2).gather(1, best[:, :, None].expand(-1, -1, 4))
         return (

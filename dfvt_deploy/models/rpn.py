@@ -72,7 +72,7 @@ class RPNHead(nn.Module):
         boxes = torch.where(real[..., None], boxes, 0)
         shifted = nms.shift_groups(boxes, dim=1)
         if self.kind is Nms.HARD:
-            if nms_operator is NmsOperator.ONNX and torch.compiler.is_exporting():
+            if nms_operator is NmsOperator.ONNX and torch.onnx.is_in_onnx_export():
                 keep = nms.exported_keep(shifted, scores, IOU_THRESHOLD)
             else:
                 keep = nms.greedy_keep(shifted, real, IOU_THRESHOLD)
@@ -83,7 +83,8 @@ class RPNHead(nn.Module):
             level, slot, scores = nms.select_best(
                 shifted, scores, Nms.SOFT, IOU_THRESHOLD, PROPOSALS
             )
-            indices = level * PROPOSALS + slot
+            indices = (level * PROPOSALS + slot).reshape(-1, PROPOSALS)
+            scores = scores.reshape(-1, PROPOSALS)
             first = torch.arange(PROPOSALS, device=scores.device) == 0
             real = (scores >= nms.MIN_SOFT_SCORE) | first  # the best is taken whatever it scores
         boxes = boxes.flatten(1, 2).gather(1, indices[:, :, None].expand(-1, -1, 4))
