@@ -490,7 +490,8 @@ def _choice(kind: type[Choice], what: str, value: str, more: tuple[str, ...] = (
     try:
         return kind(value)
     except ValueError:
-        raise BadInput(f"{what} {value!r} is none of {', '.join((*map(str, kind), *more))}") from None
+        choices = ", ".join(kind) + "".join(f", {choice}" for choice in more)
+        raise BadInput(f"{what} {value!r} is none of {choices}") from None
 
 
 def main() -> None:

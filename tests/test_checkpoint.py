@@ -237,7 +237,7 @@ def test_a_pickled_modules_source_is_not_written_to_a_file(tmp_path, write):
 def test_odd_state_dicts_are_refused_with_the_reason(tmp_path, weights):
     cases = {
         "key 3": {3: torch.zeros(1), **weights},
-        "head.weight": {**weights, "head.weight": torch.tensor(1.0)},
+        "num_classes 0": {**weights, "head.weight": torch.tensor(1.0)},
         "no known DFvT variant": {**weights, "patch_embed.proj2.weight": torch.tensor(1.0)},
         "both .* and": {**weights, "backbone.norm.bias": weights["norm.bias"]},
         "norm.bias +is int32": {**weights, "norm.bias": weights["norm.bias"].int()},

@@ -375,9 +375,11 @@ def test_only_ipv4_addresses_are_taken(repository, host):
 
 def test_a_folder_with_a_space_is_served(artifact_t, tmp_path, images, offline):
     populate(artifact_t.directory, repository=tmp_path / "a b" / "my models")
-    with serve(tmp_path / "a b" / "my models", host="localhost") as server:
-        with _runner(server, "http") as runner:
-            _equal(runner.infer(_bytes(images[0])), offline[0])
+    with (
+        serve(tmp_path / "a b" / "my models", host="localhost") as server,
+        _runner(server, "http") as runner,
+    ):
+        _equal(runner.infer(_bytes(images[0])), offline[0])
 
 
 def test_a_folder_that_is_no_model_is_named(repository, tmp_path):
