@@ -89,6 +89,7 @@ def _graph(model: MaskRCNN, options: GraphOptions) -> ExportableGraph:
         dynamic={"images": images, "image_sizes": {0: "batch"}},
         dynamic_outputs={name: {0: "batch"} for name in PaddedDetections._fields},
         multiples={"height": SIZE_MULTIPLE, "width": SIZE_MULTIPLE},
+        loops=True,
     )
 
 

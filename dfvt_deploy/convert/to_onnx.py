@@ -27,9 +27,8 @@ MIN_OPSET = 17
 #: Newest opset that this code was tested with.
 MAX_OPSET = 23
 
-#: Opsets of torch's two exporters.
+#: Opsets of torch's older exporter, which is asked first.
 _TORCHSCRIPT_OPSETS = range(MIN_OPSET, 21)
-_DYNAMO_OPSETS = range(18, MAX_OPSET + 1)
 
 #: Bound of a symbolic side, in its multiples; torch.export wants one.
 _MAX_STEPS = 2048
@@ -46,7 +45,7 @@ class ExportableGraph:
     dynamic: for each input its symbolic dimensions, axis to name.
     dynamic_outputs: the same for each output.
     multiples: symbolic dimensions that are multiples of a number, by name.
-    control_flow: the module has loops, which only the dynamo exporter writes.
+    loops: the module has loops, which TorchScript compiles and dynamo would unroll.
     """
 
     module: nn.Module
@@ -54,24 +53,24 @@ class ExportableGraph:
     dynamic: Mapping[str, Mapping[int, str]]
     dynamic_outputs: Mapping[str, Mapping[int, str]]
     multiples: Mapping[str, int] = field(default_factory=dict)
-    control_flow: bool = False
+    loops: bool = False
 
 
 def onnx_from_graph(graph: ExportableGraph, opset: int = DEFAULT_OPSET) -> onnx.ModelProto:
     """Export with torch.onnx, as it comes; see `simplify` for the next step.
 
     Both of torch's exporters end in the same graph once simplified; the TorchScript one takes a
-    tenth of the time and reaches down to opset 17, the dynamo one writes loops and goes beyond
-    opset 20 (docs/design.md has the figures).
+    tenth of the time and reaches down to opset 17, the dynamo one goes beyond opset 20
+    (docs/design.md has the figures).
 
     Raises:
         BadInput: the opset is outside what this graph can be written in.
         StageFailed: torch cannot export it.
     """
-    opsets = _DYNAMO_OPSETS if graph.control_flow else range(MIN_OPSET, MAX_OPSET + 1)
+    opsets = _TORCHSCRIPT_OPSETS if graph.loops else range(MIN_OPSET, MAX_OPSET + 1)
     if opset not in opsets:
         raise BadInput(f"opset {opset} is outside {opsets[0]}..{opsets[-1]} for this model")
-    dynamo = graph.control_flow or opset not in _TORCHSCRIPT_OPSETS
+    dynamo = opset not in _TORCHSCRIPT_OPSETS
     try:
         with _quiet(), torch.no_grad():
             model = _with_dynamo(graph, opset) if dynamo else _with_torchscript(graph, opset)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..types import Nms
-from .box_ops import iou
+from .box_ops import Corners, iou
 
 #: Score of a slot that is empty, taken or suppressed.
 REMOVED = -1.0
@@ -49,12 +49,16 @@ def greedy_keep(boxes: Tensor, real: Tensor, threshold: float) -> Tensor:
     better kept box by more than `threshold`.
     """
     rank = torch.arange(boxes.shape[2], device=boxes.device)
-    corners = boxes.unbind(-1)
     # Row i, along the first axis so that the loop can read it: what box i suppresses.
-    row_corners = [corner.permute(2, 0, 1)[..., None] for corner in corners]
-    overlaps = iou(row_corners, corners) > threshold
+    rows = boxes.permute(2, 0, 1, 3)[:, :, :, None]
+    overlaps = iou(_corners(rows), _corners(boxes)) > threshold
     suppressed = overlaps & (rank > rank[:, None, None, None])
     return _suppress_in_turn(real, suppressed)
+
+
+def _corners(boxes: Tensor) -> Corners:
+    x1, y1, x2, y2 = boxes.unbind(-1)
+    return x1, y1, x2, y2
 
 
 @torch.jit.script_if_tracing  # type: ignore[untyped-decorator]
@@ -72,22 +76,22 @@ def exported_keep(boxes: Tensor, scores: Tensor, threshold: float) -> Tensor:
     """
     _, groups, slots = scores.shape
     # One row per kept box: group, 0, slot. Its true length is known at run time only.
-    kept = _NonMaxSuppression.apply(
-        boxes.flatten(0, 1), scores.reshape(-1, 1, slots), slots, threshold
-    )  # type: ignore[no-untyped-call]
+    kept = _NonMaxSuppression.apply(  # type: ignore[no-untyped-call]
+        boxes.flatten(0, 1), scores.reshape(-1, 1, slots), threshold
+    )
     group, zero, slot = kept.unbind(1)
-    keep = torch.zeros_like(scores, dtype=torch.bool).flatten(0, 1)
-    return keep.index_put((group, slot), zero == 0).reshape(-1, groups, slots)
+    keep = torch.zeros_like(scores, dtype=torch.bool).flatten()
+    return keep.scatter(0, group * slots + slot, zero == 0).reshape(-1, groups, slots)
 
 
 class _NonMaxSuppression(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, boxes: Tensor, scores: Tensor, slots: int, threshold: float) -> Tensor:
+    def forward(ctx: Any, boxes: Tensor, scores: Tensor, threshold: float) -> Tensor:
         return torch.zeros(1, 3, dtype=torch.int64)  # what a trace needs is the rank
 
     @staticmethod
-    def symbolic(g: Any, boxes: Any, scores: Any, slots: int, threshold: float) -> Any:
-        most = g.op("Constant", value_t=torch.tensor([slots]))
+    def symbolic(g: Any, boxes: Any, scores: Any, threshold: float) -> Any:
+        most = g.op("Constant", value_t=torch.tensor([2**31 - 1]))  # no limit
         overlap = g.op("Constant", value_t=torch.tensor([threshold]))
         least = g.op("Constant", value_t=torch.tensor([REMOVED / 2]))
         return g.op("NonMaxSuppression", boxes, scores, most, overlap, least)
@@ -114,16 +118,17 @@ def select_best(
         Groups and slots int64 (N, count) and scores (N, count), which are negative once nothing is
         left.
     """
-    x1, y1, x2, y2 = boxes.flatten(0, 1).unbind(-1)
-    return _select_in_turn((x1, y1, x2, y2), scores, kind is Nms.SOFT, threshold, count)
+    corners = _corners(boxes.flatten(0, 1))
+    return _select_in_turn(corners, scores, kind is Nms.SOFT, threshold, REMOVED, count)
 
 
 @torch.jit.script_if_tracing  # type: ignore[untyped-decorator]
 def _select_in_turn(
-    corners: tuple[Tensor, Tensor, Tensor, Tensor],
+    corners: Corners,
     scores: Tensor,
     soft: bool,
     threshold: float,
+    removed: float,
     count: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """As `select_best`, with corners (N * G, K) each."""
@@ -150,8 +155,8 @@ def _select_in_turn(
         if soft:
             new = torch.where(overlap >= threshold, old * (1 - overlap), old)
         else:
-            new = torch.where(overlap > threshold, -1.0, old)
-        new = torch.where(slot_ids == slot, -1.0, new)
+            new = torch.where(overlap > threshold, removed, old)
+        new = torch.where(slot_ids == slot, removed, new)
         scores = torch.where(group_ids == group[:, None, None], new[:, None], scores)
         now = steps == i
         taken_groups = torch.where(now, group[:, None], taken_groups)

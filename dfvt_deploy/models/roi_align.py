@@ -42,7 +42,9 @@ def pyramid_roi_align(
         out: Tensor | None = None
         for level, (feature, stride) in enumerate(zip(features, strides, strict=True)):
             here = torch.where((level_of == level)[:, None], boxes, _OUTSIDE)
-            aligned = _RoIAlign.apply(feature, here, image, bins, stride)
+            aligned = _RoIAlign.apply(  # type: ignore[no-untyped-call]
+                feature, here, image, bins, stride
+            )
             out = aligned if out is None else out + aligned
         assert out is not None
         return out

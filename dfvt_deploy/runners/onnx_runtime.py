@@ -38,6 +38,7 @@ class OnnxRuntimeRunner:
         except ImportError:
             raise MissingDependency("onnxruntime", "cpu") from None
         options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3  # its warnings are about what its own optimiser left over
         if self.threads:
             options.intra_op_num_threads = self.threads
         try:
