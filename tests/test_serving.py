@@ -385,7 +385,10 @@ def test_a_folder_with_a_space_is_served(artifact_t, tmp_path, images, offline):
 def test_a_folder_that_is_no_model_is_named(repository, tmp_path):
     shutil.copytree(repository, tmp_path / "r")
     (tmp_path / "r" / "stray").mkdir()
-    with pytest.raises(ServerFailed, match=r"could not load stray: .*config.pbtxt"), serve(tmp_path / "r"):
+    with (
+        pytest.raises(ServerFailed, match=r"could not load stray: .*config.pbtxt"),
+        serve(tmp_path / "r"),
+    ):
         pass
 
 
