@@ -141,6 +141,7 @@ def models(json_: Json = False, debug: Debug = False) -> None:
             rows = model_table()
         if json_:
             return print_json([vars(row) for row in rows])
+        detectors = [row for row in rows if row.task is Task.DETECTION]
         print_table(
             "DFvT models (MACs counted here; the paper's FLOPs are multiply-accumulates)",
             ["model", "input", "params M", "paper", "GMACs", "paper", "published accuracy"],
@@ -155,6 +156,14 @@ def models(json_: Json = False, debug: Debug = False) -> None:
                     ", ".join(f"{value:g} {label}" for label, value in row.accuracy.items()),
                 ]
                 for row in rows
+            ],
+        )
+        print_table(
+            "GMACs of Mask R-CNN by part (1000 proposals, 100 masks; norms and activations not)",
+            ["model", *detectors[0].gmacs_by_part],
+            [
+                [row.name, *(f"{gmacs:.1f}" for gmacs in row.gmacs_by_part.values())]
+                for row in detectors
             ],
         )
 
