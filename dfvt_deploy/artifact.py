@@ -25,7 +25,7 @@ from pydantic import (
 
 from .errors import ArtifactError
 from .files import sha256_of, write_text
-from .types import InputKind, Precision, Task, Variant
+from .types import InputKind, Nms, Precision, Task, Variant
 
 MANIFEST = "manifest.json"
 ONNX_FILES = {
@@ -121,7 +121,7 @@ class FileRecord(Record):
 
 
 class Manifest(Record):
-    """The record of one exported model (`manifest.json`)."""
+    """The record of one exported model (`manifest.json`). `nms` is a detector's."""
 
     schema_version: Literal[1] = SCHEMA_VERSION
     name: FileName
@@ -135,6 +135,7 @@ class Manifest(Record):
     versions: dict[str, str]
     checkpoint: CheckpointRecord
     input_kind: InputKind
+    nms: Nms | None = None
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     preprocessing: Preprocessing

@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .types import Task
+
 if TYPE_CHECKING:
     from .artifact import Artifact
     from .checkup import Finding
@@ -84,6 +86,12 @@ def print_models(rows: Sequence[ModelRow]) -> None:
             ]
             for row in rows
         ],
+    )
+    detectors = [row for row in rows if row.task is Task.DETECTION]
+    print_table(
+        "GMACs of Mask R-CNN by part (1000 proposals, 100 masks; norms and activations not)",
+        ["model", *detectors[0].gmacs_by_part],
+        [[row.name, *(f"{g:.1f}" for g in row.gmacs_by_part.values())] for row in detectors],
     )
 
 
@@ -163,7 +171,6 @@ def _prediction_table(
 ) -> tuple[list[str], list[list[str]], str]:
     from .serving.drawing import segmentation_labels
     from .tasks.segmentation import class_shares
-    from .types import Task
 
     outputs = prediction.outputs
     title = (

@@ -218,6 +218,7 @@ def test_static_export_is_fixed_and_says_so(detection_checkpoint_t, tmp_path):
     assert manifest.preprocessing.canvas == (64, 96)
     assert onnx.load(artifact.onnx_path()).opset_import[0].version == 17
     assert "--static 64x96 --nms soft" in manifest.command
+    assert manifest.nms is Nms.SOFT
     assert all(check.passed for check in manifest.checks)
 
 

@@ -36,6 +36,7 @@ from ..models.checkpoint import (
     load_checkpoint,
 )
 from ..models.macs import count_macs
+from ..models.mask_rcnn import MaskRCNN
 from ..models.published import published_checkpoint
 from ..progress import stage, warn
 from ..runners.onnx_runtime import OnnxRuntimeRunner
@@ -148,6 +149,7 @@ def export(
             versions=_versions(),
             checkpoint=record,
             input_kind=options.input_kind,
+            nms=model.nms if isinstance(model, MaskRCNN) else None,
             inputs=tensor_specs(simplified.graph.input),
             outputs=tensor_specs(simplified.graph.output),
             preprocessing=recipe.preprocessing(options),
