@@ -8,12 +8,20 @@ which figures, and the hash of every file. Its JSON schema is `manifest_schema()
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
 
 from .errors import ArtifactError
 from .files import sha256_of, write_text
@@ -28,8 +36,12 @@ ONNX_FILES = {
 SCHEMA_VERSION: Literal[1] = 1
 
 
-#: A file of the folder itself, never a path out of it.
-FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+#: The name of a model or file: one part of a path, never a path.
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
+FileName = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
+
+#: Ends of the names of a served model's steps; no model may be called like another's step.
+STEPS = ("preprocess", "network", "postprocess")
 
 
 class Record(BaseModel):
@@ -112,7 +124,7 @@ class Manifest(Record):
     """The record of one exported model (`manifest.json`). `nms` is a detector's."""
 
     schema_version: Literal[1] = SCHEMA_VERSION
-    name: str
+    name: FileName
     task: Task
     variant: Variant
     num_classes: int
@@ -132,6 +144,15 @@ class Manifest(Record):
     checks: tuple[Check, ...]
     seconds: dict[str, float]
     files: dict[FileName, FileRecord] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Manifest:
+        check_model_name(self.name)
+        if len(self.labels) != self.num_classes:
+            raise ValueError(f"{len(self.labels)} labels for {self.num_classes} classes")
+        if any("\n" in label or "\r" in label for label in self.labels):
+            raise ValueError("a label has more than one line")
+        return self
 
     @property
     def trained(self) -> bool:
@@ -153,7 +174,7 @@ class Artifact:
         """
         name = ONNX_FILES[precision]
         remake = (
-            f"dfvt-deploy export --variant {self.manifest.variant} --task {self.manifest.task}"
+            self.manifest.command
             if precision is Precision.FP32
             else f"dfvt-deploy convert --precision {precision}"
         )
@@ -167,6 +188,14 @@ class Artifact:
                 f"remake it with: {remake}"
             )
         return self.directory / name
+
+
+def check_model_name(name: str) -> None:
+    """Raises ValueError for a name that cannot be a folder and a Triton model beside others."""
+    if not re.fullmatch(NAME_PATTERN, name):
+        raise ValueError(f"name {name!r} may hold letters, digits, '_', '.' and '-' only")
+    if name.endswith(tuple(f"_{step}" for step in STEPS)):
+        raise ValueError(f"name {name!r} may not end like a step: _{', _'.join(STEPS)}")
 
 
 def file_record(path: Path, precision: Precision, source_sha256: str | None = None) -> FileRecord:
@@ -235,8 +264,13 @@ def exported_models(exports: str | Path) -> list[Path]:
 
 def write_manifest(directory: Path, manifest: Manifest) -> Artifact:
     """Write the manifest of a folder whose files are in place, whole or not at all."""
-    write_text(directory / MANIFEST, manifest.model_dump_json(indent=2) + "\n")
+    write_text(directory / MANIFEST, manifest_text(manifest))
     return Artifact(directory, manifest)
+
+
+def manifest_text(manifest: Manifest) -> str:
+    """The text of a `manifest.json`."""
+    return manifest.model_dump_json(indent=2) + "\n"
 
 
 def manifest_schema() -> dict[str, Any]:

@@ -5,10 +5,8 @@ Heavy packages are imported inside the commands, so that `--help` needs none of 
 
 from __future__ import annotations
 
-import shlex
-import signal
-import sys
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
@@ -17,7 +15,18 @@ import typer
 
 from . import __version__
 from .errors import DfvtError
-from .printing import print_export, print_json, print_prediction, print_table
+from .exit_codes import command
+from .printing import (
+    print_docker,
+    print_export,
+    print_findings,
+    print_json,
+    print_models,
+    print_populated,
+    print_prediction,
+    print_quickstart,
+    print_urls,
+)
 from .types import InputKind, Nms, NmsOperator, Precision, Task, Variant
 
 if TYPE_CHECKING:
@@ -32,22 +41,8 @@ app = typer.Typer(
     rich_markup_mode="markdown",
 )
 
-INTERRUPTED = 130
-
 Choice = TypeVar("Choice", Variant, Task)
-
-#: Packages that a command may find missing, and the extra that brings each.
-_EXTRAS = {
-    "torch": "export",
-    "onnx": "export",
-    "onnxscript": "export",
-    "onnxsim": "export",
-    "safetensors": "export",
-    "onnxruntime": "cpu",
-    "tritonclient": "client",
-    "google": "client",
-}
-
+Result = TypeVar("Result")
 
 Json = Annotated[
     bool, typer.Option("--json", help="One JSON document on stdout, the rest on stderr.")
@@ -66,50 +61,6 @@ CheckpointOption = Annotated[
 ]
 OutputOption = Annotated[Path, typer.Option("--output", help="Folder of exported models.")]
 RepositoryOption = Annotated[Path, typer.Option("--repository", help="Triton model repository.")]
-
-
-@contextmanager
-def _errors_to_exit_codes(debug: bool) -> Iterator[None]:
-    """Print an error as one message and end with the exit code of its kind."""
-    try:
-        yield
-    except DfvtError as error:
-        code, message = error.exit_code, str(error)
-    except KeyboardInterrupt:
-        code, message = INTERRUPTED, "interrupted"
-    except ModuleNotFoundError as error:
-        package = (error.name or "").split(".")[0]
-        if package not in _EXTRAS:
-            raise
-        code = 3
-        message = f"{package} is not installed; run: pip install 'dfvt-deploy[{_EXTRAS[package]}]'"
-    except OSError as error:  # full disk, no permission: the machine's, not ours
-        code, message = 3, f"{error.filename or 'system'}: {error.strerror or error}"
-    except typer.Exit:
-        raise
-    except Exception as error:
-        code = 1
-        message = f"a bug of dfvt-deploy: {type(error).__name__}: {error}; please report it"
-    else:
-        return
-    if debug:
-        import traceback
-
-        traceback.print_exc()
-    print(f"error: {message}", file=sys.stderr)
-    raise typer.Exit(code)
-
-
-@contextmanager
-def _command(debug: bool) -> Iterator[None]:
-    """What every command runs in. A termination signal unwinds like Ctrl-C, so nothing is left."""
-
-    def interrupt(_signal: int, _frame: Any) -> None:
-        raise KeyboardInterrupt
-
-    signal.signal(signal.SIGTERM, interrupt)
-    with _errors_to_exit_codes(debug):
-        yield
 
 
 def _version(show: bool) -> None:
@@ -133,7 +84,7 @@ def models(json_: Json = False, debug: Debug = False) -> None:
 
     Example: `dfvt-deploy models`
     """
-    with _command(debug):
+    with command(debug):
         from .models.table import model_table
         from .progress import stage
 
@@ -141,31 +92,7 @@ def models(json_: Json = False, debug: Debug = False) -> None:
             rows = model_table()
         if json_:
             return print_json([vars(row) for row in rows])
-        detectors = [row for row in rows if row.task is Task.DETECTION]
-        print_table(
-            "DFvT models (MACs counted here; the paper's FLOPs are multiply-accumulates)",
-            ["model", "input", "params M", "paper", "GMACs", "paper", "published accuracy"],
-            [
-                [
-                    row.name,
-                    f"{row.size[0]}x{row.size[1]}",
-                    f"{row.parameters_m:.1f}",
-                    f"{row.published_parameters_m:g}",
-                    f"{row.gmacs:.3g}",
-                    f"{row.published_gflops:g}",
-                    ", ".join(f"{value:g} {label}" for label, value in row.accuracy.items()),
-                ]
-                for row in rows
-            ],
-        )
-        print_table(
-            "GMACs of Mask R-CNN by part (1000 proposals, 100 masks; norms and activations not)",
-            ["model", *detectors[0].gmacs_by_part],
-            [
-                [row.name, *(f"{gmacs:.1f}" for gmacs in row.gmacs_by_part.values())]
-                for row in detectors
-            ],
-        )
+        print_models(rows)
 
 
 @app.command()
@@ -221,46 +148,39 @@ def export(
 
     Example: `dfvt-deploy export --variant s --checkpoint DFvT_S_7829.pth`
     """
-    with _command(debug):
+    with command(debug):
         from .convert.export import export as export_model
-        from .errors import BadInput, StageFailed
+        from .errors import BadInput
 
-        chosen = [(t, v) for t in _tasks(task) for v in _variants(variant)]
+        chosen = [(v, t) for t in _tasks(task) for v in _variants(variant)]
         if len(chosen) > 1 and (name or {checkpoint, backbone_checkpoint} - {None, "published"}):
             raise BadInput("several models take neither --name nor a checkpoint file")
-        done: list[Artifact] = []
-        failed: list[str] = []
-        for each_task, each_variant in chosen:
-            try:
-                artifact = export_model(
-                    each_variant,
-                    each_task,
-                    checkpoint=checkpoint,
-                    output=output,
-                    name=name,
-                    input_kind=input_,
-                    opset=opset,
-                    num_classes=num_classes,
-                    labels=labels,
-                    backbone_checkpoint=backbone_checkpoint,
-                    static=_canvas(static),
-                    logits=logits,
-                    nms=nms,
-                    nms_operator=nms_operator,
-                )
-            except DfvtError as error:
-                if len(chosen) == 1:
-                    raise
-                failed.append(f"{each_variant.upper()} {each_task}: {error}")
-                continue
-            done.append(artifact)
+
+        def export_one(each_variant: Variant, each_task: Task) -> Artifact:
+            artifact = export_model(
+                each_variant,
+                each_task,
+                checkpoint=checkpoint,
+                output=output,
+                name=name,
+                input_kind=input_,
+                opset=opset,
+                num_classes=num_classes,
+                labels=labels,
+                backbone_checkpoint=backbone_checkpoint,
+                static=_canvas(static),
+                logits=logits,
+                nms=nms,
+                nms_operator=nms_operator,
+            )
             if not json_:
                 print_export(artifact)
-        if json_:
-            documents = [artifact.manifest.model_dump(mode="json") for artifact in done]
-            print_json(documents if len(chosen) > 1 else documents[0])
-        if failed:
-            raise StageFailed(f"{len(failed)} of {len(chosen)} failed: " + "; ".join(failed))
+            return artifact
+
+        with _each(chosen, export_one) as done:
+            if json_:
+                documents = [artifact.manifest.model_dump(mode="json") for artifact in done]
+                print_json(documents if len(chosen) > 1 else documents[0])
 
 
 @app.command()
@@ -311,7 +231,7 @@ def populate(
 
     Example: `dfvt-deploy populate dfvt_s_classification --device gpu`
     """
-    with _command(debug):
+    with command(debug):
         from .artifact import exported_models
         from .errors import BadInput
         from .serving import repository as library
@@ -326,7 +246,11 @@ def populate(
                 placement=Placement(
                     device=device,
                     network_instances=instances,
-                    preprocess_instances=preprocess_instances or (4 if device == "gpu" else 2),
+                    preprocess_instances=(
+                        (4 if device == "gpu" else 2)
+                        if preprocess_instances is None
+                        else preprocess_instances
+                    ),
                     threads=threads,
                     queue_delay_us=queue_delay_us,
                 ),
@@ -334,8 +258,9 @@ def populate(
         except ValueError as error:
             raise BadInput(str(error)) from error
         folders = [exports / name for name in model] if model else exported_models(exports)
-        populated = [
-            library.populate(
+
+        def populate_one(folder: Path) -> library.PopulatedModel:
+            return library.populate(
                 folder,
                 repository=repository,
                 backend=backend,
@@ -343,13 +268,12 @@ def populate(
                 version=version,
                 options=options,
             )
-            for folder in folders
-        ]
-        if json_:
-            return print_json([{**vars(p), "repository": str(p.repository)} for p in populated])
-        for each in populated:
-            print(f"{each.repository}: {each.name} version {each.version}")
-        print(f"next: dfvt-deploy serve --repository {repository}")
+
+        with _each([(folder,) for folder in folders], populate_one) as done:
+            if json_:
+                print_json([{**vars(p), "repository": str(p.repository)} for p in done])
+            else:
+                print_populated(done, repository)
 
 
 @app.command()
@@ -362,9 +286,10 @@ def serve(
     ephemeral_ports: Annotated[
         bool, typer.Option("--ephemeral-ports", help="Take any free ports.")
     ] = False,
-    log_file: Annotated[Path, typer.Option("--log-file", help="The server's log.")] = Path(
-        "tritonserver.log"
-    ),
+    log_file: Annotated[
+        Path | None,
+        typer.Option("--log-file", help="The server's log; tritonserver-HTTPPORT.log by default."),
+    ] = None,
     timeout: Annotated[float, typer.Option("--timeout", help="Seconds to load the models.")] = 300,
     expose_embedded: Annotated[
         bool,
@@ -387,17 +312,17 @@ def serve(
 
     Example: `dfvt-deploy serve --repository model_repository`
     """
-    with _command(debug):
+    with command(debug):
         from .serving import server as library
 
         ports = library.Ports(http_port, grpc_port, metrics_port)
+        ports = library.EPHEMERAL if ephemeral_ports else ports
         if docker:
             from .serving.docker import docker_command, run
 
-            command = docker_command(repository, host, ports)
-            print(shlex.join(command), flush=True)
-            raise typer.Exit(run(command))
-        ports = library.EPHEMERAL if ephemeral_ports else ports
+            words = docker_command(repository, host, ports)
+            print_docker(words, json_)
+            return run(words)
         with (
             library.stopped_by_sigterm(),
             library.serve(
@@ -405,16 +330,12 @@ def serve(
                 host=host,
                 ports=ports,
                 log_file=log_file,
+                log_directory=Path.cwd(),
                 expose_embedded=expose_embedded,
                 timeout=timeout,
             ) as server,
         ):
-            if json_:
-                print_json(server.urls())
-            else:
-                for what, value in server.urls().items():
-                    print(f"{what:8} {value if isinstance(value, str) else ', '.join(value)}")
-            sys.stdout.flush()
+            print_urls(server.urls(), json_)
             server.wait()
 
 
@@ -444,28 +365,29 @@ def predict(
 
     Example: `dfvt-deploy predict cat.jpg --model dfvt_s_classification --protocol http`
     """
-    with _command(debug):
+    with command(debug):
         from .data import read_labels
         from .serving import drawing
         from .serving.client import predict as ask
 
         names = read_labels(labels) if labels else None
         documents: list[dict[str, Any]] = []
-        taken: set[Path] = set()
-        for answer in ask(
+        taken = {path.resolve() for path in image}
+        answers = ask(
             image, model, url=url, protocol=protocol, version=model_version, timeout=timeout
-        ):
-            document = answer.as_json()
-            if save:
-                drawn = drawing.draw(answer, names)
-                document["saved"] = str(drawing.save(drawn, answer.image, save, taken))
-            documents.append(document)
-            if not json_:
-                print_prediction(answer, names)
+        )
+        try:
+            for answer in answers:
+                documents.append(answer.as_json())
                 if save:
-                    print(f"saved {document['saved']}")
-        if json_:
-            print_json(documents)
+                    drawn = drawing.draw(answer, names)
+                    path = drawing.save(drawn, answer.image, save, taken)
+                    documents[-1]["saved"] = str(path)
+                if not json_:
+                    print_prediction(answer, names, documents[-1].get("saved"))
+        finally:  # the answers before a failure are not lost
+            if json_:
+                print_json(documents)
 
 
 @app.command()
@@ -476,27 +398,14 @@ def doctor(json_: Json = False, debug: Debug = False) -> None:
 
     Example: `dfvt-deploy doctor`
     """
-    with _command(debug):
+    with command(debug):
         from .checkup import doctor as examine
 
         findings = examine()
         if json_:
             print_json([vars(finding) for finding in findings])
         else:
-            print_table(
-                "This machine",
-                ["", "what", "found", "for", "what to do"],
-                [
-                    [
-                        "ok" if f.found else "-" if f.optional else "!!",
-                        f.name,
-                        f.found or "missing",
-                        f.commands,
-                        f.fix,
-                    ]
-                    for f in findings
-                ],
-            )
+            print_findings(findings)
         if any(not f.found and not f.optional for f in findings):
             raise typer.Exit(3)
 
@@ -518,38 +427,41 @@ def quickstart(
 
     Example: `dfvt-deploy quickstart --variant s`
     """
-    with _command(debug):
+    with command(debug):
         from .walkthrough import SAMPLE_IMAGE
         from .walkthrough import quickstart as run
 
         result = run(
-            _choice(Variant, "variant", variant),
-            _choice(Task, "task", task),
+            _choice(Variant, "variant", variant, more=()),
+            _choice(Task, "task", task, more=()),
             checkpoint=checkpoint,
             image=image or SAMPLE_IMAGE,
             output=output,
             repository=repository,
         )
-        manifest = result.artifact.manifest
-        if json_:
-            return print_json(
-                {
-                    "manifest": manifest.model_dump(mode="json", exclude={"labels"}),
-                    "version": result.populated.version,
-                    "http": result.http.as_json(),
-                    "grpc": result.grpc.as_json(),
-                    "seconds": {k: round(v, 3) for k, v in result.seconds.items()},
-                }
-            )
-        print_export(result.artifact, next_step=False)
-        print_table(
-            "Steps", ["step", "seconds"], [[k, f"{v:.2f}"] for k, v in result.seconds.items()]
-        )
-        print_prediction(result.http, manifest.labels)
-        print_prediction(result.grpc, manifest.labels)
-        print("HTTP and gRPC answer alike.")
-        if not manifest.trained:
-            print("The weights are untrained: the labels mean nothing. Give --checkpoint.")
+        print_quickstart(result, json_)
+
+
+@contextmanager
+def _each(items: Sequence[tuple[Any, ...]], call: Callable[..., Result]) -> Iterator[list[Result]]:
+    """Call for each item and give what was done to the block; what failed is raised after it.
+
+    One item's error is raised as it is.
+    """
+    from .errors import StageFailed
+
+    done: list[Result] = []
+    failed: list[str] = []
+    for item in items:
+        try:
+            done.append(call(*item))
+        except DfvtError as error:
+            if len(items) == 1:
+                raise
+            failed.append(f"{' '.join(map(str, item))}: {error}")
+    yield done
+    if failed:
+        raise StageFailed(f"{len(failed)} of {len(items)} failed: " + "; ".join(failed))
 
 
 def _variants(value: str) -> list[Variant]:
@@ -566,19 +478,20 @@ def _canvas(value: str | None) -> tuple[int, int] | None:
 
     if value is None:
         return None
-    height, _, width = value.lower().partition("x")
-    if not (height.isdigit() and width.isdigit()):
+    sides = re.fullmatch(r"([0-9]{1,5})x([0-9]{1,5})", value)
+    if sides is None:
         raise BadInput(f"--static {value!r} is not HxW, as 512x512")
-    return int(height), int(width)
+    return int(sides[1]), int(sides[2])
 
 
-def _choice(kind: type[Choice], what: str, value: str) -> Choice:
+def _choice(kind: type[Choice], what: str, value: str, more: tuple[str, ...] = ("all",)) -> Choice:
     from .errors import BadInput
 
     try:
         return kind(value)
     except ValueError:
-        raise BadInput(f"{what} {value!r} is none of {', '.join(kind)}, all") from None
+        choices = ", ".join(kind) + "".join(f", {choice}" for choice in more)
+        raise BadInput(f"{what} {value!r} is none of {choices}") from None
 
 
 def main() -> None:

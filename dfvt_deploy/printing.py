@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import os
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .artifact import Artifact
+    from .checkup import Finding
+    from .models.table import ModelRow
     from .serving.client import Prediction
+    from .serving.repository import PopulatedModel
+    from .walkthrough import QuickstartResult
 
-
-#: Detections of one image that are printed.
+#: Answers of one image that are printed.
 PRINTED_ROWS = 20
+
+#: Columns of a table that no terminal bounds.
+PIPED_WIDTH = 200
 
 
 def print_json(document: Any) -> None:
@@ -29,7 +39,8 @@ def print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
     for row in rows:
         table.add_row(*row)
     print(title)
-    Console(highlight=False, markup=False).print(table)
+    width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else PIPED_WIDTH
+    Console(highlight=False, markup=False, width=width).print(table)
 
 
 def print_export(artifact: Artifact, *, next_step: bool = True) -> None:
@@ -57,7 +68,108 @@ def print_export(artifact: Artifact, *, next_step: bool = True) -> None:
         )
 
 
-def print_prediction(prediction: Prediction, labels: Sequence[str] | None = None) -> None:
+def print_models(rows: Sequence[ModelRow]) -> None:
+    print_table(
+        "DFvT models (MACs counted here; the paper's FLOPs are multiply-accumulates)",
+        ["model", "input", "params M", "paper", "GMACs", "paper", "published accuracy"],
+        [
+            [
+                row.name,
+                f"{row.size[0]}x{row.size[1]}",
+                f"{row.parameters_m:.1f}",
+                f"{row.published_parameters_m:g}",
+                f"{row.gmacs:.3g}",
+                f"{row.published_gflops:g}",
+                ", ".join(f"{value:g} {label}" for label, value in row.accuracy.items()),
+            ]
+            for row in rows
+        ],
+    )
+    detectors = [row for row in rows if row.task == "detection"]
+    print_table(
+        "GMACs of Mask R-CNN by part (1000 proposals, 100 masks)",
+        ["model", *detectors[0].gmacs_by_part],
+        [
+            [row.name, *(f"{gmacs:.1f}" for gmacs in row.gmacs_by_part.values())]
+            for row in detectors
+        ],
+    )
+
+
+def print_findings(findings: Sequence[Finding]) -> None:
+    rows = [
+        [
+            "ok" if finding.found else "-" if finding.optional else "!!",
+            finding.name,
+            finding.found or "missing",
+            finding.commands,
+            finding.fix,
+        ]
+        for finding in findings
+    ]
+    print_table("This machine", ["", "what", "found", "for", "what to do"], rows)
+
+
+def print_populated(populated: Sequence[PopulatedModel], repository: Path) -> None:
+    for model in populated:
+        print(f"{model.repository}: {model.name} version {model.version}")
+    print(f"next: dfvt-deploy serve --repository {repository}")
+
+
+def print_urls(urls: Mapping[str, str | list[str]], as_json: bool) -> None:
+    if as_json:
+        print_json(urls)
+    else:
+        for what, value in urls.items():
+            print(f"{what:8} {value if isinstance(value, str) else ', '.join(value)}")
+    sys.stdout.flush()
+
+
+def print_docker(command: Sequence[str], as_json: bool) -> None:
+    if as_json:
+        print_json({"command": list(command)})
+    else:
+        print(shlex.join(command))
+    sys.stdout.flush()
+
+
+def print_quickstart(result: QuickstartResult, as_json: bool) -> None:
+    manifest = result.artifact.manifest
+    if as_json:
+        return print_json(
+            {
+                "manifest": manifest.model_dump(mode="json", exclude={"labels"}),
+                "version": result.populated.version,
+                "http": result.http.as_json(),
+                "grpc": result.grpc.as_json(),
+                "seconds": {k: round(v, 3) for k, v in result.seconds.items()},
+            }
+        )
+    print_export(result.artifact, next_step=False)
+    rows = [[step, f"{seconds:.2f}"] for step, seconds in result.seconds.items()]
+    print_table("Steps", ["step", "seconds"], rows)
+    for protocol, answer in (("HTTP", result.http), ("gRPC", result.grpc)):
+        print(f"{protocol}, {manifest.name} version {result.populated.version}:")
+        print_prediction(answer, manifest.labels)
+    print("HTTP and gRPC answer alike.")
+    if not manifest.trained:
+        print("The weights are untrained: the labels mean nothing. Give --checkpoint.")
+
+
+def print_prediction(
+    prediction: Prediction, labels: Sequence[str] | None = None, saved: str | None = None
+) -> None:
+    columns, rows, title = _prediction_table(prediction, labels)
+    print_table(title, columns, rows[:PRINTED_ROWS])
+    if len(rows) > PRINTED_ROWS:
+        print(f"and {len(rows) - PRINTED_ROWS} more; --json gives all")
+    if saved:
+        print(f"saved {saved}")
+
+
+def _prediction_table(
+    prediction: Prediction, labels: Sequence[str] | None
+) -> tuple[list[str], list[list[str]], str]:
     from .serving.drawing import segmentation_labels
     from .tasks.segmentation import class_shares
     from .types import Task
@@ -73,8 +185,7 @@ def print_prediction(prediction: Prediction, labels: Sequence[str] | None = None
             [str(class_id), names[class_id], f"{share:.2%}"]
             for class_id, share in class_shares(prediction.class_map)
         ]
-        print_table(title, ["class", "label", "pixels"], rows)
-        return
+        return ["class", "label", "pixels"], rows, title
     if prediction.task is Task.DETECTION:
         found = prediction.detections
         rows = [
@@ -83,14 +194,11 @@ def print_prediction(prediction: Prediction, labels: Sequence[str] | None = None
                 found.labels, outputs["labels"], found.scores, found.boxes, strict=False
             )
         ]
-        print_table(title, ["class", "label", "score", "box x1 y1 x2 y2"], rows[:PRINTED_ROWS])
-        if len(rows) > PRINTED_ROWS:
-            print(f"and {len(rows) - PRINTED_ROWS} more; --json gives all")
-        return
+        return ["class", "label", "score", "box x1 y1 x2 y2"], rows, title
     rows = [
         [str(class_id), str(label), f"{score:.6f}"]
         for class_id, label, score in zip(
             outputs["class_ids"], outputs["labels"], outputs["scores"], strict=True
         )
     ]
-    print_table(title, ["class", "label", "score"], rows)
+    return ["class", "label", "score"], rows, title

@@ -1,14 +1,17 @@
 """Checkpoints: every layout loads, nothing runs, and what does not fit is named."""
 
 import os
+import pickle
 import re
+import struct
 import sys
+import zipfile
 
 import pytest
 import safetensors.torch
 import torch
 
-from dfvt_deploy.errors import CheckpointError
+from dfvt_deploy.errors import BadInput, CheckpointError
 from dfvt_deploy.models import build_model, inspect_checkpoint, load_checkpoint
 from dfvt_deploy.types import Task, Variant
 
@@ -163,3 +166,90 @@ def test_torchscript_is_refused(tmp_path):
     torch.jit.save(torch.jit.trace(torch.nn.Linear(2, 2), torch.zeros(1, 2)), tmp_path / "s.pt")
     with pytest.raises(CheckpointError, match="TorchScript program"):
         inspect_checkpoint(tmp_path / "s.pt")
+
+
+def _text(value: str) -> bytes:
+    return b"X" + struct.pack("<I", len(value)) + value.encode()
+
+
+def _global(module: str, name: str) -> bytes:
+    return f"c{module}\n{name}\n".encode()
+
+
+def _sets_state_on(thing: bytes) -> bytes:
+    """A pickle that sets the attribute `changed` of an admitted function or class."""
+    return b"\x80\x02" + thing + b"(N}" + _text("changed") + b"\x88st" + b"b."
+
+
+def _as_zip(path, data: bytes):
+    torch.save({"a": 1}, path)
+    with zipfile.ZipFile(path) as archive:
+        entries = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in entries.items():
+            archive.writestr(name, data if name.endswith("data.pkl") else content)
+    return path
+
+
+def _as_old_format(path, data: bytes):
+    header = (0x1950A86A20F9469CFC6C, 1001, {"protocol_version": 1001, "little_endian": True})
+    start = b"".join(pickle.dumps(value, 2) for value in header)
+    path.write_bytes(start + data + pickle.dumps([], 2))
+    return path
+
+
+@pytest.mark.parametrize("write", [_as_zip, _as_old_format])
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [
+        ("torch._utils", "_rebuild_tensor_v2"),
+        ("torch._utils", "_rebuild_parameter"),
+        ("torch", "FloatStorage"),
+        ("torch.storage", "UntypedStorage"),
+        ("torch", "Size"),
+        ("collections", "OrderedDict"),
+        ("os", "environ"),
+    ],
+)
+def test_a_pickle_sets_no_state_on_anything(tmp_path, write, module, name):
+    from dfvt_deploy.models import restricted_pickle
+
+    path = write(tmp_path / "state.pth", _sets_state_on(_global(module, name)))
+    with pytest.raises(CheckpointError):
+        inspect_checkpoint(path)
+    things = [vars(sys.modules[module])[name], restricted_pickle.Inert]
+    things += restricted_pickle._ADMITTED.values()
+    assert not any(hasattr(thing, "changed") for thing in things)
+
+
+@pytest.mark.parametrize("write", [_as_zip, _as_old_format])
+def test_a_pickled_modules_source_is_not_written_to_a_file(tmp_path, write):
+    tensor = _global("torch._utils", "_rebuild_tensor")
+    change = b"(}" + _text("dump_patches") + b"\x88s}" + _text("__name__")
+    change += _text(str(tmp_path / "evil")) + b"stb"
+    reference = b"(" + _text("module") + tensor + _text("a.py") + _text("CONTENT\n") + b"tQ"
+    path = write(tmp_path / "module.pth", b"\x80\x02(" + tensor + change + reference + b"t.")
+    with pytest.raises(CheckpointError, match="pickled module"):
+        inspect_checkpoint(path)
+    assert [p.name for p in tmp_path.iterdir()] == ["module.pth"]
+
+
+def test_odd_state_dicts_are_refused_with_the_reason(tmp_path, weights):
+    cases = {
+        "key 3": {3: torch.zeros(1), **weights},
+        "num_classes 0": {**weights, "head.weight": torch.tensor(1.0)},
+        "no known DFvT variant": {**weights, "patch_embed.proj2.weight": torch.tensor(1.0)},
+        "both .* and": {**weights, "backbone.norm.bias": weights["norm.bias"]},
+        "norm.bias +is int32": {**weights, "norm.bias": weights["norm.bias"].int()},
+        "num_classes 2000000000": {
+            **weights,
+            "head.weight": torch.zeros(1, 384).expand(2_000_000_000, 384),
+        },
+    }
+    for reason, content in cases.items():
+        torch.save(content, tmp_path / "odd.pth")
+        with pytest.raises(BadInput, match=reason):
+            info = inspect_checkpoint(tmp_path / "odd.pth")
+            load_checkpoint(
+                build_model("classification", "t", info.num_classes), tmp_path / "odd.pth"
+            )

@@ -73,6 +73,11 @@ def test_all_commands_are_tested_here():
         (["populate", "nobody"], "exports/nobody/manifest.json does not exist"),
         (["serve", "--repository", "none"], "none holds no model"),
         (["predict", "none.jpg", "--model", "m"], "none.jpg cannot be read"),
+        (["predict", "none.jpg", "--model", "m", "--url", "localhost:x"], "must be host:port"),
+        (["quickstart", "--variant", "all"], "variant 'all' is none of t, s, b\n"),
+        (["export", "--variant", "t", "--task", "segmentation", "--static", "²x³"], "is not HxW"),
+        (["export", "--variant", "t", "--num-classes", "2000000000"], "is outside 1..65536"),
+        (["populate", "a", "--instances", "-3"], "network_instances -3 is outside"),
     ],
 )
 def test_wrong_usage_ends_with_2_and_a_message(tmp_path, arguments, message):

@@ -103,6 +103,8 @@ def test_bad_arguments_are_named(checkpoint_t, tmp_path):
         export("t", output=tmp_path, opset=16)
     with pytest.raises(BadInput, match=r"name '\.\./x'"):
         export("t", output=tmp_path, name="../x")
+    with pytest.raises(BadInput, match="may not end like a step"):
+        export("t", output=tmp_path, name="mine_network")
     with pytest.raises(CheckpointError, match="use --task classification --variant t"):
         export("s", checkpoint=checkpoint_t, output=tmp_path)
     with pytest.raises(CheckpointError, match="has 1000 classes, --num-classes is 10"):
@@ -118,10 +120,11 @@ def test_labels_come_from_the_file_and_must_fit(tmp_path):
     (tmp_path / "labels.txt").write_text("cat\n\ndog\n")
     with pytest.raises(BadInput, match="line 2 is empty"):
         export("t", checkpoint=path, output=tmp_path, labels=tmp_path / "labels.txt")
-    (tmp_path / "labels.txt").write_text("cat\ndog\nbird\n")
+    (tmp_path / "labels.txt").write_text("\ufeffcat\r\ndog\r\nbird\r\n", encoding="utf-8")
     artifact = export("t", checkpoint=path, output=tmp_path, labels=tmp_path / "labels.txt")
     assert artifact.manifest.labels == ("cat", "dog", "bird")
     assert artifact.manifest.num_classes == 3
+    assert "--labels labels.txt" in artifact.manifest.command
 
 
 def test_manifest_says_where_the_file_came_from(artifact_t, checkpoint_t):
@@ -177,6 +180,9 @@ def test_a_changed_file_is_noticed(copied):
         (lambda m: json.dumps({**m, "schema_version": 99}), "has schema version 99"),
         (lambda m: json.dumps({k: v for k, v in m.items() if k != "labels"}), "labels: Field"),
         (lambda m: json.dumps({**m, "surprise": 1}), "surprise: Extra"),
+        (lambda m: json.dumps({**m, "name": "../../elsewhere"}), "name: String"),
+        (lambda m: json.dumps({**m, "name": "a_network"}), "may not end like a step"),
+        (lambda m: json.dumps({**m, "labels": ["a"]}), "1 labels for 1000 classes"),
         (lambda m: json.dumps({**m, "files": {"../x": m["files"]["model.onnx"]}}), "files"),
     ],
 )
@@ -207,6 +213,18 @@ def test_a_failed_check_leaves_the_earlier_export(checkpoint_t, copied, monkeypa
     before = _files(copied)
     monkeypatch.setattr(recipe, "MAX_LOGIT_DIFFERENCE", 0.0)
     with pytest.raises(StageFailed, match=r"batch 1, max abs is .*, the limit is 0"):
+        export("t", checkpoint=checkpoint_t, output=copied.parent)
+    assert _files(copied) == before
+
+
+def test_a_manifest_that_cannot_be_written_leaves_the_earlier_export(
+    checkpoint_t, copied, monkeypatch
+):
+    from dfvt_deploy.convert import export as module
+
+    before = _files(copied)
+    monkeypatch.setattr(module, "manifest_text", lambda _: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
         export("t", checkpoint=checkpoint_t, output=copied.parent)
     assert _files(copied) == before
 

@@ -71,7 +71,7 @@ def test_untrained_weights_are_the_same_at_every_call():
 def test_build_model_names_the_choices():
     with pytest.raises(BadInput, match="variants: t, s, b"):
         build_model("classification", "xl")
-    with pytest.raises(BadInput, match="num_classes 0"):
+    with pytest.raises(BadInput, match="num_classes 0 is outside"):
         build_model("classification", "t", 0)
 
 

@@ -178,6 +178,72 @@ def test_changed_files_are_noticed_before_and_after(artifact_t, tmp_path):
         verify_repository(tmp_path / "r")
 
 
+def test_an_older_version_does_not_change_what_is_served(artifact_t, tmp_path):
+    repository = tmp_path / "r"
+    populate(artifact_t.directory, repository=repository, version=5)
+    served = (repository / NAME / "config.pbtxt").read_bytes()
+    populate(artifact_t.directory, repository=repository, version=3, options=PopulateOptions(k=2))
+    assert (repository / NAME / "config.pbtxt").read_bytes() == served
+    assert b"dims: 2" in (repository / NAME / "3" / "config.pbtxt").read_bytes()
+
+
+def test_an_interrupted_first_populate_leaves_an_empty_repository(
+    artifact_t, tmp_path, monkeypatch
+):
+    rename = Path.rename
+
+    def interrupted_at_the_network(self, target):
+        if "_network" in str(target):
+            raise KeyboardInterrupt
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", interrupted_at_the_network)
+    with pytest.raises(KeyboardInterrupt):
+        populate(artifact_t.directory, repository=tmp_path / "r")
+    assert list((tmp_path / "r").iterdir()) == []
+
+
+def test_a_repository_on_another_file_system_is_populated(artifact_t):
+    import tempfile
+
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+        repository = Path(folder)
+        original = Path.stat
+
+        class Elsewhere:
+            def __init__(self, real):
+                self.real = real
+
+            def __getattr__(self, name):
+                return getattr(self.real, name)
+
+            st_dev = -1
+
+        def stat(self, **options):
+            found = original(self, **options)
+            return Elsewhere(found) if self == repository.parent else found
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Path, "stat", stat)
+            populate(artifact_t.directory, repository=repository)
+        assert not list(repository.glob(".*"))
+        assert (repository / NAME / "1").is_dir()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"network_instances": 0},
+        {"preprocess_instances": -3},
+        {"threads": -1},
+        {"queue_delay_us": 10**9},
+    ],
+)
+def test_placement_out_of_range_is_refused(wrong):
+    with pytest.raises(ValueError, match="is outside"):
+        pbtxt.Placement(**wrong)
+
+
 def test_network_carries_its_manifest(repository, artifact_t):
     copied = json.loads((repository / f"{NAME}_network" / "1" / "manifest.json").read_text())
     assert copied == json.loads((artifact_t.directory / "manifest.json").read_text())

@@ -98,6 +98,29 @@ def test_predict_shows_saves_and_gives_json(server, images, offline, tmp_path):
     assert set(document["outputs"]) == {"class_map"}
 
 
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"original_sizes": [[20_000, 20_000]]}, "400,000,000 pixels, the limit is 50,000,000"),
+        ({"original_sizes": [[-1, 5]]}, "original_sizes .* is not all within"),
+        ({"image_sizes": [[64, 32]]}, "exceed"),
+        ({"class_map": np.full((1, 32, 32), 200, np.uint8)}, "class id 200 is not below 150"),
+    ],
+)
+def test_the_last_step_refuses_what_no_network_gives(server, change, reason):
+    feed = {
+        "class_map": np.zeros((1, 32, 32), np.uint8),
+        "image_sizes": np.array([[32, 32]]),
+        "original_sizes": np.array([[10, 10]]),
+    }
+    feed |= {name: np.asarray(value) for name, value in change.items()}
+    with (
+        TritonRunner(f"{NAME}_postprocess", server.grpc_url) as runner,
+        pytest.raises(BadInput, match=reason),
+    ):
+        runner.infer(feed)
+
+
 def test_static_repository_uses_its_canvas(segmentation_checkpoint_t, tmp_path):
     from dfvt_deploy.convert.export import export
 

@@ -159,11 +159,15 @@ def test_predict_reads_files_and_draws(server, images, tmp_path, offline):
     assert answer.bytes_received > 5 * (4 + 4 + 4)
     assert answer.milliseconds > 0
     assert json.dumps(answer.as_json())
-    taken: set[Path] = set()
-    for name in ("a.png", "a-2.png"):  # the second image of that name does not replace the first
+    mine = tmp_path / "drawn" / "a.png"
+    mine.parent.mkdir()
+    mine.write_bytes(b"an image of the user's")
+    taken = {mine.resolve()}
+    for name in ("a-2.png", "a-3.png"):  # the second image of that name does not replace the first
         saved = drawing.save(drawing.draw(answer), answer.image, tmp_path / "drawn", taken)
         assert saved == tmp_path / "drawn" / name
         assert decode_image(saved.read_bytes()).width >= 480
+    assert mine.read_bytes() == b"an image of the user's"
     with pytest.raises(BadInput, match="cannot be read: No such file"):
         list(predict([tmp_path / "none.jpg"], NAME, url=server.grpc_url))
 
@@ -361,6 +365,54 @@ def test_the_embedded_server_stays_on_the_loopback_address(repository):
         serve(repository, host="0.0.0.0"),
     ):
         pass
+
+
+@pytest.mark.parametrize("host", ["::1", "example.org", ""])
+def test_only_ipv4_addresses_are_taken(repository, host):
+    with pytest.raises(BadInput, match="is not an IPv4 address"):
+        serve(repository, host=host, expose_embedded=True).__enter__()
+
+
+def test_a_folder_with_a_space_is_served(artifact_t, tmp_path, images, offline):
+    populate(artifact_t.directory, repository=tmp_path / "a b" / "my models")
+    with (
+        serve(tmp_path / "a b" / "my models", host="localhost") as server,
+        _runner(server, "http") as runner,
+    ):
+        _equal(runner.infer(_bytes(images[0])), offline[0])
+
+
+def test_a_folder_that_is_no_model_is_named(repository, tmp_path):
+    shutil.copytree(repository, tmp_path / "r")
+    (tmp_path / "r" / "stray").mkdir()
+    with (
+        pytest.raises(ServerFailed, match=r"could not load stray: .*config.pbtxt"),
+        serve(tmp_path / "r"),
+    ):
+        pass
+
+
+def test_a_second_signal_does_not_defeat_the_stop(repository, tmp_path):
+    process, _ = _start(repository, tmp_path)
+    left = _children(process.pid)
+    process.send_signal(signal.SIGTERM)
+    time.sleep(0.3)
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+        if process.poll() is None:
+            process.send_signal(number)
+    process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert not any(_running(pid) for pid in left)
+
+
+def test_steps_and_odd_urls_are_named(server, tmp_path):
+    (tmp_path / "a.jpg").write_bytes(encoded(photograph(30, 30)))
+    with pytest.raises(BadInput, match="predict asks whole models"):
+        list(predict([tmp_path / "a.jpg"], f"{NAME}_preprocess", url=server.grpc_url))
+    for url in ("localhost:abc", "localhost", "http://localhost:8000", "a b:1"):
+        for protocol in PROTOCOLS:
+            with pytest.raises(BadInput, match="must be host:port"):
+                list(predict([tmp_path / "a.jpg"], NAME, url=url, protocol=protocol))
 
 
 def test_nothing_to_serve_says_what_to_do(tmp_path):

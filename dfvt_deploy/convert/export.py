@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,10 +20,11 @@ from ..artifact import (
     FileRecord,
     GraphRecord,
     Manifest,
+    check_model_name,
     file_record,
+    manifest_text,
     now,
     read_manifest,
-    write_manifest,
 )
 from ..data import labels_for
 from ..errors import ArtifactError, BadInput, CheckpointError, StageFailed
@@ -99,8 +99,10 @@ def export(
     variant, task = Variant(variant), Task(task)
     options = GraphOptions(InputKind(input_kind), static, logits, NmsOperator(nms_operator))
     name = name or model_name(task, variant)
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
-        raise BadInput(f"name {name!r} may hold letters, digits, '_', '.' and '-' only")
+    try:
+        check_model_name(name)
+    except ValueError as error:
+        raise BadInput(str(error)) from None
     if task not in RECIPES:
         raise BadInput(f"{task} models cannot be exported yet; tasks: {', '.join(RECIPES)}")
     recipe = RECIPES[task]
@@ -121,7 +123,7 @@ def export(
 
     directory = Path(output) / name
     file = directory / ONNX_FILES[Precision.FP32]
-    with staged(file) as temporary:
+    with staged(file) as temporary, staged(directory / MANIFEST) as temporary_manifest:
         onnx.save_model(simplified, temporary)
         with (
             _timed("check", seconds),
@@ -143,7 +145,7 @@ def export(
             parameters=count_parameters(model),
             macs=_macs(task, variant, classes),
             created=now(),
-            command=_command(variant, task, record, name, options, opset, nms),
+            command=_command(variant, task, record, name, options, opset, num_classes, labels, nms),
             versions=_versions(),
             checkpoint=record,
             input_kind=options.input_kind,
@@ -162,7 +164,9 @@ def export(
             seconds={key: round(value, 2) for key, value in seconds.items()},
             files={file.name: file_record(temporary, Precision.FP32)} | _derived_files(directory),
         )
-    return write_manifest(directory, manifest)
+        # The manifest takes its place first: without its model.onnx it is noticed.
+        temporary_manifest.write_text(manifest_text(manifest), encoding="utf-8")
+    return Artifact(directory, manifest)
 
 
 def _model_from(
@@ -253,6 +257,8 @@ def _command(
     name: str,
     options: GraphOptions,
     opset: int,
+    num_classes: int | None,
+    labels: str | Path | None,
     nms: Nms | str | None,
 ) -> str:
     words = ["dfvt-deploy export", f"--variant {variant}", f"--task {task}"]
@@ -264,6 +270,10 @@ def _command(
         words.append("--static {}x{}".format(*options.static))
     if options.logits:
         words.append("--logits")
+    if num_classes is not None:
+        words.append(f"--num-classes {num_classes}")
+    if labels is not None:
+        words.append(f"--labels {Path(labels).name}")
     if nms is not None:
         words.append(f"--nms {nms}")
     if options.nms_operator is not NmsOperator.LOOP:

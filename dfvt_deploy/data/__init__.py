@@ -63,7 +63,7 @@ def read_labels(path: str | Path) -> tuple[str, ...]:
     """
     path = Path(path)
     try:
-        names = path.read_text(encoding="utf-8").rstrip("\r\n").splitlines()
+        names = path.read_text(encoding="utf-8-sig").rstrip("\r\n").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise BadInput(f"labels {path} cannot be read as UTF-8 text: {error}") from error
     names = [name.strip() for name in names]

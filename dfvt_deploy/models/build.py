@@ -21,6 +21,9 @@ PUBLISHED_CLASSES: Mapping[Task, int] = {
     Task.SEGMENTATION: 150,
 }
 
+#: Most classes of a model: what a 16-bit class map can tell apart.
+MAX_CLASSES = 65_536
+
 #: Models of a backbone and a class count. A detector also takes its NMS.
 BUILDERS: Mapping[Task, Callable[..., nn.Module]] = {
     Task.CLASSIFICATION: Classifier,
@@ -59,7 +62,7 @@ def build_model(
         nms: other than the published kind, for a detector.
 
     Raises:
-        BadInput: no such task, variant or NMS, a class count below 1, or NMS for another task
+        BadInput: no such task, variant or NMS, a class count out of range, or NMS for another task
             than detection.
     """
     try:
@@ -73,8 +76,8 @@ def build_model(
     if nms is not None and task is not Task.DETECTION:
         raise BadInput(f"NMS is for detection; {task} has none")
     classes = PUBLISHED_CLASSES[task] if num_classes is None else num_classes
-    if classes < 1:
-        raise BadInput(f"num_classes {classes} is below 1")
+    if not 1 <= classes <= MAX_CLASSES:
+        raise BadInput(f"num_classes {classes} is outside 1..{MAX_CLASSES}")
     own = (nms or PUBLISHED_NMS[variant],) if task is Task.DETECTION else ()
     return BUILDERS[task](VARIANTS[variant], classes, *own).eval()
 

@@ -124,9 +124,11 @@ def read_weights(path: Path) -> tuple[str, dict[str, Tensor]]:
     foreign = [k for k in entries if k not in weights]
     if foreign:
         raise CheckpointError(f"{path}: {foreign[0]!r} in the state dict is not a tensor")
+    if unnamed := [k for k in weights if not isinstance(k, str)]:
+        raise CheckpointError(f"{path}: key {unnamed[0]!r} of the state dict is not a name")
     return layout, {
         k: v
-        for k, v in _without_prefixes(weights).items()
+        for k, v in _without_prefixes(weights, path).items()
         if not k.endswith(NOT_WEIGHTS) and not k.startswith(TRAINING_ONLY)
     }
 
@@ -164,25 +166,29 @@ def _state_dict(content: Any, path: Path) -> tuple[str, Mapping[str, Any]]:
     )
 
 
-def _without_prefixes(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _without_prefixes(weights: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
     if weights and all(k.startswith("module.") for k in weights):
         weights = {k.removeprefix("module."): v for k, v in weights.items()}
-    if not any(k.startswith(("decode_head.", "roi_head.", "rpn_head.")) for k in weights):
-        weights = {k.removeprefix("backbone."): v for k, v in weights.items()}
-    return dict(weights)
+    if any(k.startswith(("decode_head.", "roi_head.", "rpn_head.")) for k in weights):
+        return dict(weights)
+    stripped = {k.removeprefix("backbone."): v for k, v in weights.items()}
+    if len(stripped) < len(weights):
+        twice = next(k for k in stripped if k in weights and f"backbone.{k}" in weights)
+        raise CheckpointError(f"{path} holds both {twice} and backbone.{twice}")
+    return stripped
 
 
 def _identify(shapes: Mapping[str, torch.Size], source: str) -> tuple[Task, Variant, int]:
     """Task, variant and class count of a state dict, from its tell-tale keys."""
     if "roi_head.bbox_head.fc_cls.weight" in shapes:
         task, prefix = Task.DETECTION, "backbone."
-        num_classes = shapes["roi_head.bbox_head.fc_cls.weight"][0] - 1
+        num_classes = _rows(shapes["roi_head.bbox_head.fc_cls.weight"]) - 1
     elif "decode_head.conv_seg.weight" in shapes:
         task, prefix = Task.SEGMENTATION, "backbone."
-        num_classes = shapes["decode_head.conv_seg.weight"][0]
+        num_classes = _rows(shapes["decode_head.conv_seg.weight"])
     elif "head.weight" in shapes:
         task, prefix = Task.CLASSIFICATION, ""
-        num_classes = shapes["head.weight"][0]
+        num_classes = _rows(shapes["head.weight"])
     else:
         keys = ", ".join(list(shapes)[:3]) or "none"
         raise CheckpointError(
@@ -191,13 +197,17 @@ def _identify(shapes: Mapping[str, torch.Size], source: str) -> tuple[Task, Vari
         )
     embed = shapes.get(f"{prefix}patch_embed.proj2.weight")
     for variant, config in VARIANTS.items():
-        if embed is not None and embed[0] == config.embed_dim:
+        if embed is not None and _rows(embed) == config.embed_dim:
             return task, variant, num_classes
     known = ", ".join(f"{v.upper()} {c.embed_dim}" for v, c in VARIANTS.items())
     raise CheckpointError(
         f"{source} is of no known DFvT variant: {prefix}patch_embed.proj2.weight is "
-        f"{list(embed) if embed else 'missing'}; embed dims: {known}"
+        f"{'missing' if embed is None else list(embed)}; embed dims: {known}"
     )
+
+
+def _rows(shape: torch.Size) -> int:
+    return shape[0] if len(shape) > 0 else 0
 
 
 def _mismatches(
@@ -211,6 +221,8 @@ def _mismatches(
             problems.append((key, f"unexpected, {list(value.shape)}"))
         elif value.shape != expected[key].shape:
             problems.append((key, f"is {list(value.shape)}, expected {list(expected[key].shape)}"))
+        elif not value.is_floating_point():
+            problems.append((key, f"is {str(value.dtype).removeprefix('torch.')}, expected float"))
         elif not torch.isfinite(value).all():
             bad = int((~torch.isfinite(value)).sum())
             problems.append((key, f"{bad} of {value.numel()} values are not finite"))

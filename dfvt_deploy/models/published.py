@@ -99,7 +99,7 @@ def download(url: str, file: Path, *, expected_sha256: str | None = None) -> Non
         _fetch(url, part, validator_file)
     except urllib.error.HTTPError as error:
         raise StageFailed(f"{url}: the server answered {error.code} {error.reason}") from error
-    except (OSError, HTTPException) as error:
+    except (OSError, HTTPException, ValueError) as error:  # ValueError: not a URL
         raise StageFailed(
             f"{url} could not be downloaded: {error}; run the command again to go on where it "
             "stopped, or download the file and give it with --checkpoint"

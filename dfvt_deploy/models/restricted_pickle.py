@@ -1,18 +1,21 @@
 """`torch.load` without running anything from the file.
 
-A pickle names the callables that rebuild its objects. The published checkpoints hold a yacs
-`CfgNode`, so `torch.load(weights_only=True)` refuses them. Here the names that rebuild tensors
-and plain containers resolve to what they say, and every other name to an inert stand-in that
-takes whatever the pickle does to it and does nothing. The module is passed to `torch.load` as its
-`pickle_module`.
+A pickle names the callables that rebuild its objects, and sets state on what they return. The
+published checkpoints hold a yacs `CfgNode`, so `torch.load(weights_only=True)` refuses them. Here
+only tensors and plain containers are rebuilt, by functions of this module; every other name
+resolves to an inert stand-in that takes whatever the pickle does to it and does nothing. State is
+never set on anything. The module is passed to `torch.load` as its `pickle_module`.
 """
 
 from __future__ import annotations
 
 import collections
 import pickle
+import sys
+import tarfile
+import zipfile
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, ClassVar
 
 import torch
 
@@ -31,9 +34,6 @@ class Inert:
     def __call__(self, *_args: object, **_kwargs: object) -> Inert:
         return Inert()
 
-    def __setstate__(self, _state: object) -> None:
-        pass
-
     def __setitem__(self, _key: object, _value: object) -> None:
         pass
 
@@ -47,46 +47,62 @@ class Inert:
         pass
 
 
-def _admitted() -> dict[tuple[str, str], Any]:
-    rebuild = (
-        "_rebuild_tensor",
-        "_rebuild_tensor_v2",
-        "_rebuild_parameter",
-        "_rebuild_parameter_with_state",
-    )
-    names: dict[tuple[str, str], Any] = {
-        ("torch._utils", name): getattr(torch._utils, name) for name in rebuild
-    }
-    names["torch", "Size"] = torch.Size
-    names["torch", "device"] = torch.device
-    names["torch.storage", "UntypedStorage"] = torch.UntypedStorage
-    names["torch", "UntypedStorage"] = torch.UntypedStorage
-    for name in ("Double", "Float", "Half", "BFloat16", "Long", "Int", "Short", "Char", "Byte"):
-        names["torch", f"{name}Storage"] = getattr(torch, f"{name}Storage")
-    names["torch", "BoolStorage"] = torch.BoolStorage
-    for name in ("float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8"):
-        names["torch", name] = getattr(torch, name)
-    names["torch", "uint8"] = torch.uint8
-    names["torch", "bool"] = torch.bool
-    names["collections", "OrderedDict"] = collections.OrderedDict
-    for kind in (set, frozenset, dict, list, tuple, int, float, bool, str, bytes):
-        names["builtins", kind.__name__] = kind
-        names["__builtin__", kind.__name__] = kind
-    return names
+def _tensor(storage: Any, offset: int, size: Any, stride: Any, *_rest: object) -> torch.Tensor:
+    """A tensor of a storage that `torch.load` read; hooks and metadata are left out."""
+    return torch._utils._rebuild_tensor(storage, offset, size, stride)  # type: ignore[no-untyped-call]
 
 
-_ADMITTED = _admitted()
+def _parameter(data: torch.Tensor, *_rest: object) -> torch.Tensor:
+    return data
 
 
-class Unpickler(pickle.Unpickler):
-    """Resolves admitted names only; a subclass of it in `torch.load` adds the storages."""
+#: What a name in a pickle stands for. Storage classes are not here: `torch.load` resolves them to
+#: stand-ins of its own. A stand-in may be called, so nothing here allocates what a file asks for.
+_ADMITTED: dict[tuple[str, str], Any] = {
+    ("torch._utils", "_rebuild_tensor"): _tensor,
+    ("torch._utils", "_rebuild_tensor_v2"): _tensor,
+    ("torch._utils", "_rebuild_parameter"): _parameter,
+    ("torch._utils", "_rebuild_parameter_with_state"): _parameter,
+    ("torch", "Size"): torch.Size,
+    ("collections", "OrderedDict"): collections.OrderedDict,
+    ("builtins", "set"): set,
+    ("__builtin__", "set"): set,
+}
+
+
+class Unpickler(pickle._Unpickler):
+    """Resolves admitted names only; a subclass of it in `torch.load` adds the storages.
+
+    The one written in Python, since the compiled one cannot be kept from setting state. The
+    tensors themselves are not read through it.
+    """
+
+    dispatch: ClassVar[dict[int, Any]] = dict(pickle._Unpickler.dispatch)
 
     def find_class(self, module: str, name: str) -> Any:
         return _ADMITTED.get((module, name), Inert)
 
+    def load_build(self) -> None:
+        """Drop the state that a pickle would set on an object, function or class."""
+        self.stack.pop()  # type: ignore[attr-defined]
 
-# What `torch.load` asks of a pickle module besides `Unpickler`.
+    def load_binpersid(self) -> None:
+        """Refuse pickled modules, whose source `torch.load` would compare, and write to a file."""
+        reference = self.stack[-1]  # type: ignore[attr-defined]
+        if not (isinstance(reference, tuple) and reference[:1] == ("storage",)):
+            raise pickle.UnpicklingError("it holds a pickled module; save model.state_dict()")
+        super().load_binpersid()  # type: ignore[misc]
+
+    def load_persid(self) -> None:
+        raise pickle.UnpicklingError("it holds a reference of pickle protocol 0")
+
+    dispatch[pickle.BUILD[0]] = load_build
+    dispatch[pickle.BINPERSID[0]] = load_binpersid
+    dispatch[pickle.PERSID[0]] = load_persid
+
+
 def load(file: IO[bytes], **kwargs: Any) -> Any:
+    """What `torch.load` asks of a pickle module besides `Unpickler`."""
     return Unpickler(file, **kwargs).load()
 
 
@@ -96,15 +112,16 @@ def load_pickled(path: Path) -> Any:
     Raises:
         CheckpointError: not such a file, a TorchScript archive, or damaged.
     """
-    import sys
-    import zipfile
-
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             if any(name.endswith("/constants.pkl") for name in archive.namelist()):
                 raise CheckpointError(
                     f"{path} is a TorchScript program, which is not run; save model.state_dict()"
                 )
+    elif tarfile.is_tarfile(path):
+        raise CheckpointError(
+            f"{path} is of a torch format before 0.4; load and save it with a newer torch"
+        )
     try:
         return torch.load(
             path, map_location="cpu", pickle_module=sys.modules[__name__], weights_only=False

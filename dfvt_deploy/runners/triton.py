@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from types import ModuleType, TracebackType
 from typing import Any, Literal
 
@@ -53,10 +54,10 @@ class TritonRunner:
         self._module = _client_module(protocol)
 
     def __enter__(self) -> TritonRunner:
-        if "://" in self.url:
-            raise BadInput(
-                f"url {self.url!r} must be host:port, without {self.url.split(':')[0]}://"
-            )
+        if self.timeout <= 0:
+            raise BadInput(f"timeout {self.timeout} is not above 0 seconds")
+        if not re.fullmatch(r"[^\s/:]+:[0-9]{1,5}", self.url):
+            raise BadInput(f"url {self.url!r} must be host:port, as {DEFAULT_URLS[self.protocol]}")
         if self.protocol == "http":
             self._client = self._module.InferenceServerClient(
                 self.url, connection_timeout=self.timeout, network_timeout=self.timeout

@@ -17,6 +17,9 @@ from ..runners.triton import Protocol, TritonRunner
 from ..tasks import detection, segmentation
 from ..types import Task
 
+#: Outputs by which a task's answer is known.
+_ANSWERS = ({"class_ids", "scores", "labels"}, {"class_map"})
+
 #: Outputs whose strings are bytes, not text.
 BINARY = ("class_map",)
 
@@ -41,7 +44,7 @@ class Prediction:
         """Told by the outputs, which are each task's own."""
         if "class_map" in self.outputs:
             return Task.SEGMENTATION
-        return Task.DETECTION if "boxes" in self.outputs else Task.CLASSIFICATION
+        return Task.DETECTION if "num_detections" in self.outputs else Task.CLASSIFICATION
 
     @property
     def class_map(self) -> NDArray[Any]:
@@ -86,6 +89,11 @@ def predict(
             except BadInput as error:
                 raise BadInput(f"{image}: {error}") from error
             seconds = time.perf_counter() - start
+            if not any(answer <= outputs.keys() for answer in _ANSWERS):
+                raise BadInput(
+                    f"{model} answers {', '.join(outputs)}, which is a step's answer; predict asks "
+                    "whole models, as dfvt_s_classification"
+                )
             yield Prediction(
                 image=str(image),
                 outputs={

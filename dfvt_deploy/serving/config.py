@@ -42,6 +42,16 @@ class Placement:
     threads: int = 0
     queue_delay_us: int = 0
 
+    def __post_init__(self) -> None:
+        for name, low, high in (
+            ("network_instances", 1, 1024),
+            ("preprocess_instances", 1, 1024),
+            ("threads", 0, 1024),
+            ("queue_delay_us", 0, 10_000_000),
+        ):
+            if not low <= getattr(self, name) <= high:
+                raise ValueError(f"{name} {getattr(self, name)} is outside {low}..{high}")
+
 
 _DTYPES = {
     "uint8": schema.TYPE_UINT8,

@@ -6,7 +6,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from ..errors import BadInput
+from ..errors import BadInput, ServerFailed
 from ..progress import note
 from .layout import CONFIG
 from .server import RESTRICTED, Ports
@@ -24,6 +24,8 @@ def docker_command(repository: Path, host: str, ports: Ports) -> list[str]:
     Raises:
         BadInput: there is no such repository.
     """
+    if 0 in vars(ports).values():
+        raise BadInput("--ephemeral-ports is not for --docker; choose --http-port and the others")
     configs = [path.read_text(encoding="utf-8") for path in repository.glob(f"*/{CONFIG}")]
     if not configs:
         raise BadInput(f"{repository} holds no model; make one with: dfvt-deploy populate")
@@ -62,15 +64,26 @@ def docker_command(repository: Path, host: str, ports: Ports) -> list[str]:
     ]
 
 
-def run(command: list[str]) -> int:
+def run(command: list[str]) -> None:
     """Run the container in the foreground where a Docker engine answers, else only say so.
 
-    Returns the container's exit status, 0 where it was not run.
+    A signal that ends this process ends the container first.
+
+    Raises:
+        ServerFailed: the container ended with another status than 0.
     """
     if not _engine_answers():
         note("no Docker engine answers here, so the command was only printed")
-        return 0
-    return subprocess.call(command)
+        return
+    container = subprocess.Popen(command)
+    try:
+        status = container.wait()
+    except BaseException:
+        container.terminate()  # docker hands the signal on
+        container.wait()
+        raise
+    if status:
+        raise ServerFailed(f"the container ended with status {status}")
 
 
 def _engine_answers() -> bool:

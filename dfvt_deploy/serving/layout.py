@@ -5,11 +5,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from ..artifact import MANIFEST, read_manifest
+from ..artifact import MANIFEST, STEPS, read_manifest
 from ..errors import ArtifactError
 from ..files import sha256_of
 
-STEPS = ("preprocess", "network", "postprocess")
 CONFIG = "config.pbtxt"
 
 

@@ -106,12 +106,18 @@ def populate(
         raise BadInput(f"{name} version {version} is in {repository} already; next is {newest + 1}")
     try:
         repository.mkdir(parents=True, exist_ok=True)
-        with staging_directory(repository.resolve()) as staging:
+        with staging_directory(_beside(repository.resolve())) as staging:
             _stage(staging, artifact, network_file, backend, version, options)
-            _move_in(staging, repository, name, version)
+            _move_in(staging, repository, name, version, newest)
     except OSError as error:
         raise StageFailed(f"{repository} cannot be written: {error}") from error
     return PopulatedModel(name, version, repository)
+
+
+def _beside(repository: Path) -> Path:
+    """Where to stage: beside the repository, or inside where that is another file system."""
+    same = repository.stat().st_dev == repository.parent.stat().st_dev
+    return repository if same else repository / "staging"
 
 
 def _stage(
@@ -128,7 +134,7 @@ def _stage(
     model = pbtxt.ServedModel(
         manifest=manifest,
         max_batch_size=options.max_batch_size or task.max_batch_size,
-        answer_options=task.answer_options(manifest, options.k),
+        answer_options=task.answer_options(manifest, options.k, options.limits.max_pixels),
         limits=options.limits,
         placement=options.placement,
     )
@@ -172,19 +178,26 @@ def _warmup_image() -> bytes:
     return struct.pack("<I", len(file.getvalue())) + file.getvalue()
 
 
-def _move_in(staging: Path, repository: Path, name: str, version: int) -> None:
-    """Rename the staged versions into place, all or none, then the settings."""
-    moved: list[Path] = []
+def _move_in(staging: Path, repository: Path, name: str, version: int, newest: int) -> None:
+    """Rename the staged versions into place, all or none, then the settings.
+
+    The settings are those of the newest version, which Triton serves.
+    """
+    made: list[Path] = []
     try:
         for model in model_names(name):
             target = repository / model / str(version)
-            target.parent.mkdir(exist_ok=True)
+            if not target.parent.exists():
+                target.parent.mkdir()
+                made.append(target.parent)
             (staging / model / str(version)).rename(target)
-            moved.append(target)
-    except OSError:
-        for target in moved:
-            shutil.rmtree(target, ignore_errors=True)
+            made.append(target)
+    except BaseException:
+        for path in reversed(made):
+            shutil.rmtree(path, ignore_errors=True)
         raise
+    if version < newest:
+        return
     for model in model_names(name):
         for path in (staging / model).iterdir():
             target = repository / model / path.name

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import ipaddress
 import json
 import os
 import re
@@ -28,7 +29,7 @@ from ..progress import stage
 from .installation import EMBEDDED_VERSION, Installation, find_tritonserver
 from .layout import CONFIG, ensembles, verify_repository
 
-LOOPBACK = ("127.0.0.1", "::1", "localhost")
+LOOPBACK = "127.0.0.1"
 
 #: Endpoints that steer or reveal the server; only its owner, who knows the key, may call them.
 RESTRICTED = "model-repository,model-config,shared-memory,statistics,trace,logging"
@@ -38,7 +39,7 @@ _KEY_HEADER = "dfvt-admin"
 _DRAIN_S = 5
 _STOP_TIMEOUT_S = _DRAIN_S + 10
 _SHM = Path("/dev/shm")
-_SHM_PREFIX = "dfvt_deploy_"
+_PREFIX = "dfvt_deploy_"  # of everything that a server has outside its log
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,7 @@ class TritonServer:
             `expose_embedded` is set: its release lacks security fixes.
         ports: TCP ports.
         log_file: where the server's log goes; a temporary file by default, removed at the end.
+        log_directory: instead, the folder for `tritonserver-<http port>.log`.
         timeout: seconds to wait until every model is loaded.
 
     Raises (on entering):
@@ -78,13 +80,15 @@ class TritonServer:
         host: str = "127.0.0.1",
         ports: Ports = EPHEMERAL,
         log_file: str | Path | None = None,
+        log_directory: str | Path | None = None,
         expose_embedded: bool = False,
         timeout: float = 300,
     ) -> None:
         self.repository = Path(repository).resolve()
-        self.host = host
+        self.host = LOOPBACK if host == "localhost" else host
         self.ports = ports
         self.log_file = Path(log_file).resolve() if log_file else None
+        self.log_directory = Path(log_directory).resolve() if log_directory else None
         self.expose_embedded = expose_embedded
         self.timeout = timeout
         self._key = secrets.token_urlsafe(24)
@@ -121,14 +125,13 @@ class TritonServer:
 
     @property
     def _client_host(self) -> str:
-        host = "127.0.0.1" if self.host == "0.0.0.0" else self.host
-        return f"[{host}]" if ":" in host else host
+        return LOOPBACK if self.host == "0.0.0.0" else self.host
 
     def __enter__(self) -> TritonServer:
         if not any(self.repository.glob(f"*/{CONFIG}")):
             raise BadInput(f"{self.repository} holds no model; make one with: dfvt-deploy populate")
         verify_repository(self.repository)
-        _remove_stale_shared_memory()
+        _remove_abandoned()
         try:
             self._start()
             with stage(f"waiting for Triton to load {self.repository.name}"):
@@ -157,24 +160,28 @@ class TritonServer:
         raise ServerFailed(f"Triton ended by itself ({_status(status)}); {self._last_log_line()}")
 
     def _start(self) -> None:
-        runtime = Path(tempfile.mkdtemp(prefix="dfvt-deploy-triton-"))
+        runtime = Path(tempfile.mkdtemp(dir=_runtime_parent(), prefix=f"{_PREFIX}{os.getpid()}_"))
         self._cleanup.callback(shutil.rmtree, runtime, ignore_errors=True)
+        # Triton's Python processes cannot take a path with a space: give them one without.
+        (runtime / "models").symlink_to(self.repository)
         installation = find_tritonserver(runtime)
-        if installation.embedded and self.host not in LOOPBACK and not self.expose_embedded:
+        if installation.embedded and self.host != LOOPBACK and not self.expose_embedded:
             raise BadInput(
                 f"the embedded Triton {EMBEDDED_VERSION} lacks security fixes, so it listens on "
                 f"127.0.0.1 only, not on {self.host}; use NVIDIA's container (serve --docker), or "
                 "--expose-embedded if the network is trusted"
             )
         self.ports = _free_ports(self.host, self.ports)
-        self.log_file = self.log_file or runtime / "tritonserver.log"
+        if self.log_file is None:
+            folder = self.log_directory or runtime
+            self.log_file = folder / f"tritonserver-{self.ports.http}.log"
         self.log_file.parent.mkdir(parents=True, exist_ok=True)
         self._cleanup.enter_context(_adopting_orphans())
-        prefix = f"{_SHM_PREFIX}{os.getpid()}_{secrets.token_hex(4)}_"
+        prefix = f"{_PREFIX}{os.getpid()}_{secrets.token_hex(4)}_"
         self._cleanup.callback(_remove_shared_memory, prefix)
         with self.log_file.open("wb") as log:
             self._process = subprocess.Popen(
-                self._command(installation, prefix),
+                self._command(installation, runtime / "models", prefix),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -183,7 +190,7 @@ class TritonServer:
                 preexec_fn=_die_with_parent(),
             )
 
-    def _command(self, installation: Installation, shm_prefix: str) -> list[str]:
+    def _command(self, installation: Installation, repository: Path, shm_prefix: str) -> list[str]:
         listen = [
             f"--{name}-{what}={value}"
             for name, port in vars(self.ports).items()
@@ -191,7 +198,7 @@ class TritonServer:
         ]
         return [
             str(installation.binary),
-            f"--model-repository={self.repository}",
+            f"--model-repository={repository}",
             *installation.arguments,
             *listen,
             "--model-control-mode=none",
@@ -255,8 +262,8 @@ class TritonServer:
         }
         # A model whose config is refused has no reason in the index; the log has it.
         loaded = {model["name"] for model in index if model.get("state") == "READY"}
-        for config in sorted(self.repository.glob(f"*/{CONFIG}")):
-            name = config.parent.name
+        for folder in sorted(path for path in self.repository.iterdir() if path.is_dir()):
+            name = folder.name
             if name not in loaded and not reasons.get(name):
                 reasons[name] = self._log_line_about(name)
         causes = {k: v for k, v in reasons.items() if v and "depends on" not in v}
@@ -269,6 +276,8 @@ class TritonServer:
         for line in self.log_file.read_text(errors="replace").splitlines():
             if line.startswith("E") and named.search(line):
                 return line.partition("] ")[2].strip().strip('"')
+        if not (self.repository / model / CONFIG).is_file():
+            return f"it has no {CONFIG}"
         return f"see {self.log_file}"
 
     def _last_log_line(self) -> str:
@@ -282,6 +291,7 @@ class TritonServer:
             with _interrupts_deferred():
                 _end_process(self._process)
                 self._process = None
+                self._cleanup.close()
         self._cleanup.close()
 
 
@@ -296,18 +306,20 @@ class _Terminated(BaseException):
 
 @contextlib.contextmanager
 def stopped_by_sigterm() -> Iterator[None]:
-    """Leave the block quietly on SIGTERM, as a service is expected to."""
+    """Leave the block quietly on SIGTERM or SIGHUP, as a service is expected to."""
 
     def leave(_signal: int, _frame: object) -> None:
         raise _Terminated
 
-    previous = signal.signal(signal.SIGTERM, leave)
+    numbers = (signal.SIGTERM, signal.SIGHUP)
+    previous = {number: signal.signal(number, leave) for number in numbers}
     try:
         yield
     except _Terminated:
         pass
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 def _end_process(process: subprocess.Popen[bytes]) -> None:
@@ -325,17 +337,22 @@ def _end_process(process: subprocess.Popen[bytes]) -> None:
             os.waitpid(-group, 0)
 
 
+#: Signals that end a program, all of which must find the server stopped.
+_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
 @contextlib.contextmanager
 def _interrupts_deferred() -> Iterator[None]:
-    """A second Ctrl-C while stopping must not leave the server behind."""
+    """A second signal while stopping must not leave the server behind."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    previous = {number: signal.signal(number, signal.SIG_IGN) for number in _ENDING}
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 # Of <sys/prctl.h>.
@@ -370,11 +387,16 @@ def _adopting_orphans() -> Iterator[None]:
 
 def _free_ports(host: str, ports: Ports) -> Ports:
     """Replace zeros by free ports and make sure that the others are free."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        ipaddress.IPv4Address(host)
+    except ValueError:
+        raise BadInput(f"host {host!r} is not an IPv4 address, as 127.0.0.1") from None
     chosen: dict[str, int] = {}
     with contextlib.ExitStack() as held:
         for name, port in vars(ports).items():
-            listener = held.enter_context(socket.socket(family, socket.SOCK_STREAM))
+            if not 0 <= port <= 65_535:
+                raise BadInput(f"{name} port {port} is outside 0..65535")
+            listener = held.enter_context(socket.socket(socket.AF_INET, socket.SOCK_STREAM))
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 listener.bind((host, port))
@@ -393,12 +415,22 @@ def _remove_shared_memory(prefix: str) -> None:
         region.unlink(missing_ok=True)
 
 
-def _remove_stale_shared_memory() -> None:
-    """Regions of servers whose owner was killed before it could remove them."""
-    for region in _SHM.glob(f"{_SHM_PREFIX}*"):
-        owner = region.name.removeprefix(_SHM_PREFIX).split("_")[0]
-        if owner.isdigit() and not Path("/proc", owner).exists():
-            region.unlink(missing_ok=True)
+def _runtime_parent() -> Path:
+    """The folder of temporary files, unless its path has a space (see `_start`)."""
+    chosen = Path(tempfile.gettempdir())
+    return Path("/tmp") if " " in str(chosen) else chosen
+
+
+def _remove_abandoned() -> None:
+    """What servers left whose owner was killed before it could remove it."""
+    for path in (*_SHM.glob(f"{_PREFIX}*"), *_runtime_parent().glob(f"{_PREFIX}*")):
+        owner = path.name.removeprefix(_PREFIX).split("_")[0]
+        if not owner.isdigit() or Path("/proc", owner).exists():
+            continue
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def _status(code: int) -> str:

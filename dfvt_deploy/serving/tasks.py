@@ -19,7 +19,8 @@ class ServedTask:
     carried: what the preprocess step hands past the network to the postprocess step.
     network_outputs: those outputs of the network that the answers are made of.
     answers: the ensemble's outputs for a model and its answer options.
-    answer_options: keyword arguments of the task's `answers`, for a model and the wanted k.
+    answer_options: keyword arguments of the task's `answers`, for a model, the wanted k and the
+        most pixels of an image.
     max_batch_size: by default; bounded by the memory of a batch.
     arena: whether onnxruntime keeps its memory. With sizes that differ from request to request
         it would keep the most that each ever needed.
@@ -28,7 +29,7 @@ class ServedTask:
     carried: tuple[TensorSpec, ...]
     network_outputs: tuple[str, ...]
     answers: Callable[[Mapping[str, Any]], tuple[TensorSpec, ...]]
-    answer_options: Callable[[Manifest, int], dict[str, Any]]
+    answer_options: Callable[[Manifest, int, int], dict[str, Any]]
     max_batch_size: int
     arena: bool
 
@@ -66,7 +67,7 @@ SERVED_TASKS: Mapping[Task, ServedTask] = {
         carried=(),
         network_outputs=("logits",),
         answers=_classification_answers,
-        answer_options=lambda manifest, k: {"k": min(k or TOP_K, manifest.num_classes)},
+        answer_options=lambda manifest, k, _pixels: {"k": min(k or TOP_K, manifest.num_classes)},
         max_batch_size=64,
         arena=True,
     ),
@@ -74,7 +75,7 @@ SERVED_TASKS: Mapping[Task, ServedTask] = {
         carried=(_ORIGINAL_SIZES,),
         network_outputs=("boxes", "scores", "labels", "masks"),
         answers=_detection_answers,
-        answer_options=lambda _manifest, _k: {},
+        answer_options=lambda _manifest, _k, pixels: {"max_pixels": pixels},
         max_batch_size=4,
         arena=False,
     ),
@@ -82,7 +83,7 @@ SERVED_TASKS: Mapping[Task, ServedTask] = {
         carried=(_ORIGINAL_SIZES,),
         network_outputs=("class_map",),
         answers=_segmentation_answers,
-        answer_options=lambda _manifest, _k: {},
+        answer_options=lambda _manifest, _k, pixels: {"max_pixels": pixels},
         max_batch_size=4,
         arena=False,
     ),

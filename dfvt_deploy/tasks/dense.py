@@ -58,6 +58,20 @@ def resize_and_pad(
     return pixels, np.array([height, width], np.int64), np.array(original, np.int64)
 
 
+def check_sizes(image_sizes: IntArray, original_sizes: IntArray, max_pixels: int) -> None:
+    """Refuse sizes that no preprocessing made, before anything of that size is made.
+
+    Raises:
+        ImageError: a side is out of range, or an original image has more than `max_pixels`.
+    """
+    for name, sizes in (("image_sizes", image_sizes), ("original_sizes", original_sizes)):
+        if sizes.min() < 1 or sizes.max() > MAX_SIDE:
+            raise ImageError(f"{name} {sizes.tolist()} is not all within 1..{MAX_SIDE}")
+    pixels = int(original_sizes.prod(axis=1).max())
+    if pixels > max_pixels:
+        raise ImageError(f"original image of {pixels:,} pixels, the limit is {max_pixels:,}")
+
+
 def network_inputs(
     prepared: Iterable[tuple[UInt8Array, IntArray, IntArray]],
 ) -> dict[str, NDArray[Any]]:

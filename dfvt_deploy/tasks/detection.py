@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw
 
 from . import dense, rle
 from .dense import IntArray, resize_and_pad
-from .images import Float32Array, UInt8Array
+from .images import DEFAULT_LIMITS, Float32Array, ImageError, UInt8Array
 
 LONG_SIDE = 1333
 SHORT_SIDE = 800
@@ -92,7 +92,11 @@ def network_inputs(
     return dense.network_inputs(preprocess(image, canvas) for image in images)
 
 
-def answers(outputs: Mapping[str, NDArray[Any]], labels: Sequence[str]) -> dict[str, NDArray[Any]]:
+def answers(
+    outputs: Mapping[str, NDArray[Any]],
+    labels: Sequence[str],
+    max_pixels: int = DEFAULT_LIMITS.max_pixels,
+) -> dict[str, NDArray[Any]]:
     """What the served model answers, from `boxes`, `scores`, `labels` and `masks` of the network,
     `image_sizes` and `original_sizes`; see `postprocess`.
 
@@ -101,7 +105,13 @@ def answers(outputs: Mapping[str, NDArray[Any]], labels: Sequence[str]) -> dict[
         `class_ids` int32 (N, k), `labels` and `masks` (N, k) UTF-8 bytes as objects, a mask being
         the JSON of its run-length encoding, and `num_detections` int32 (N, 1). Unused rows are
         zeros, class id -1 and empty strings.
+
+    Raises:
+        ImageError: sizes or class ids that no network of this kind gives.
     """
+    dense.check_sizes(outputs["image_sizes"], outputs["original_sizes"], max_pixels)
+    if int(outputs["labels"].max()) >= len(labels):
+        raise ImageError(f"class id {outputs['labels'].max()} is not below {len(labels)}")
     count, rows = outputs["scores"].shape
     answer: dict[str, NDArray[Any]] = {
         "boxes": np.zeros((count, rows, 4), np.float32),

@@ -21,6 +21,10 @@ MEAN = (123.675, 116.28, 103.53)
 STD = (58.395, 57.12, 57.375)
 
 
+#: Pillow refuses more by itself, as a defence against decompression bombs.
+MOST_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 2**30)
+
+
 class ImageError(ValueError):
     """An image that cannot be used. The message says why, with the value and the limit."""
 
@@ -33,10 +37,8 @@ class ImageLimits:
     max_pixels: int = 50_000_000
 
     def __post_init__(self) -> None:
-        # Pillow refuses more by itself, as a defence against decompression bombs.
-        pillow_limit = 2 * (Image.MAX_IMAGE_PIXELS or 2**30)
-        if not 1 <= self.max_pixels <= pillow_limit:
-            raise ValueError(f"max_pixels {self.max_pixels} is outside 1..{pillow_limit}")
+        if not 1 <= self.max_pixels <= MOST_PIXELS:
+            raise ValueError(f"max_pixels {self.max_pixels} is outside 1..{MOST_PIXELS}")
         if self.max_bytes < 1:
             raise ValueError(f"max_bytes {self.max_bytes} is below 1")
 
@@ -71,7 +73,7 @@ def decode_image(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> Image.Ima
     except ImageError:
         raise
     except Image.DecompressionBombError:
-        raise _too_many_pixels("far more", limits) from None
+        raise _too_many_pixels(f"over {MOST_PIXELS:,}", limits) from None
     except UnidentifiedImageError:
         raise ImageError(
             f"image is not one of {', '.join(FORMATS)} (begins with {data[:8].hex(' ')})"

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from . import dense
-from .dense import IntArray, resize_and_pad
-from .images import Float32Array, ImageError, UInt8Array
+from .dense import IntArray, check_sizes, resize_and_pad
+from .images import DEFAULT_LIMITS, Float32Array, ImageError, UInt8Array
 
 #: The longest long side and the longest short side after the resize.
 LONG_SIDE = 2048
@@ -119,9 +119,23 @@ def network_inputs(
     return dense.network_inputs(preprocess(image, canvas) for image in images)
 
 
-def answers(outputs: Mapping[str, NDArray[Any]], labels: Sequence[str]) -> dict[str, NDArray[Any]]:
+def answers(
+    outputs: Mapping[str, NDArray[Any]],
+    labels: Sequence[str],
+    max_pixels: int = DEFAULT_LIMITS.max_pixels,
+) -> dict[str, NDArray[Any]]:
     """What the served model answers, from `class_map` (N, H, W), `image_sizes` and
-    `original_sizes`: `class_map` (N, 1), a PNG each (bytes as objects). See `postprocess`."""
+    `original_sizes`: `class_map` (N, 1), a PNG each (bytes as objects). See `postprocess`.
+
+    Raises:
+        ImageError: sizes or class ids that no network of this kind gives.
+    """
+    check_sizes(outputs["image_sizes"], outputs["original_sizes"], max_pixels)
+    canvas = outputs["class_map"].shape[1:]
+    if (outputs["image_sizes"] > canvas).any():
+        raise ImageError(f"image_sizes {outputs['image_sizes'].tolist()} exceed {list(canvas)}")
+    if int(outputs["class_map"].max()) >= len(labels):
+        raise ImageError(f"class id {outputs['class_map'].max()} is not below {len(labels)}")
     maps = zip(outputs["class_map"], outputs["image_sizes"], outputs["original_sizes"], strict=True)
     encoded = [
         encode_class_map(postprocess(class_map, size, original), len(labels))

@@ -15,6 +15,8 @@ import triton_python_backend_utils as pb_utils
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 
+from dfvt_tasks.images import ImageError  # noqa: E402
+
 
 class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
@@ -33,7 +35,11 @@ class TritonPythonModel:
             name: pb_utils.get_input_tensor_by_name(request, name).as_numpy()
             for name in self.inputs
         }
-        answers = self.task.answers(outputs, self.labels, **self.options)
+        try:
+            answers = self.task.answers(outputs, self.labels, **self.options)
+        except ImageError as error:
+            refusal = pb_utils.TritonError(str(error), pb_utils.TritonError.INVALID_ARG)
+            return pb_utils.InferenceResponse(error=refusal)
         return pb_utils.InferenceResponse(
             [pb_utils.Tensor(k, np.ascontiguousarray(v)) for k, v in answers.items()]
         )
