@@ -15,8 +15,10 @@ from dfvt_deploy.models import build_model, inspect_checkpoint, load_checkpoint
 from dfvt_deploy.models.backbone import BackboneConfig
 from dfvt_deploy.models.build import fill_untrained
 from dfvt_deploy.models.checkpoint import load_backbone_checkpoint
+from dfvt_deploy.models.fpn import STRIDES
 from dfvt_deploy.models.mask_rcnn import Detections, MaskRCNN
-from dfvt_deploy.models.roi_heads import PaddedDetections
+from dfvt_deploy.models.roi_align import pyramid_roi_align
+from dfvt_deploy.models.roi_heads import BOX_BINS, PaddedDetections
 from dfvt_deploy.runners.onnx_runtime import OnnxRuntimeRunner
 from dfvt_deploy.tasks.images import normalise
 from dfvt_deploy.types import Nms, NmsOperator
@@ -123,21 +125,21 @@ def with_background(model, artifact, directory, bias):
 
 def bias_for(model, feed, wanted):
     """A background bias at which PyTorch finds `wanted` detections."""
+    sizes, bias = torch.from_numpy(feed["image_sizes"]), model.get_parameter(CLASS_BIAS)[-1].item()
     low, high = 0.0, 60.0
-    parameter = model.get_parameter(CLASS_BIAS)
-    before = parameter[-1].item()
-    try:
+    with torch.no_grad():
+        pyramid = model.neck(model.backbone(torch.from_numpy(normalise(feed["images"]))))
+        proposals = model.rpn_head(pyramid, sizes)
+        aligned = pyramid_roi_align(pyramid[:4], STRIDES[:4], proposals, BOX_BINS)
+        logits, deltas = model.roi_head.bbox_head(aligned)
         for _ in range(40):
             middle = (low + high) / 2
-            with torch.no_grad():
-                parameter[-1] = middle
-            (found,) = pytorch(model, feed)
-            if len(found.scores) == wanted:
+            moved = logits.clone()
+            moved[:, -1] += middle - bias
+            found = int((model.roi_head.select(proposals, moved, deltas, sizes)[1] > 0).sum())
+            if found == wanted:
                 return middle
-            low, high = (middle, high) if len(found.scores) > wanted else (low, middle)
-    finally:
-        with torch.no_grad():
-            parameter[-1] = before
+            low, high = (middle, high) if found > wanted else (low, middle)
     raise AssertionError(f"no bias gives {wanted} detections")
 
 
