@@ -24,7 +24,7 @@ from pydantic import (
 )
 
 from .errors import ArtifactError
-from .files import sha256_of, write_text
+from .files import sha256_of
 from .types import InputKind, Nms, Precision, Task, Variant
 
 MANIFEST = "manifest.json"
@@ -260,12 +260,6 @@ def exported_models(exports: str | Path) -> list[Path]:
     if not found:
         raise ArtifactError(f"{exports} holds no exported model; make one with: dfvt-deploy export")
     return found
-
-
-def write_manifest(directory: Path, manifest: Manifest) -> Artifact:
-    """Write the manifest of a folder whose files are in place, whole or not at all."""
-    write_text(directory / MANIFEST, manifest_text(manifest))
-    return Artifact(directory, manifest)
 
 
 def manifest_text(manifest: Manifest) -> str:

@@ -15,8 +15,8 @@ from dfvt_deploy.artifact import (
     exported_models,
     file_record,
     manifest_schema,
+    manifest_text,
     open_artifact,
-    write_manifest,
 )
 from dfvt_deploy.convert import classification as recipe
 from dfvt_deploy.convert.export import export
@@ -198,7 +198,8 @@ def test_a_stale_derived_file_is_refused_with_the_remedy(copied):
     (copied / "model.fp16.onnx").write_bytes(b"derived")
     derived = file_record(copied / "model.fp16.onnx", Precision.FP16, source_sha256="0" * 64)
     files = {**artifact.manifest.files, "model.fp16.onnx": derived}
-    write_manifest(copied, artifact.manifest.model_copy(update={"files": files}))
+    changed = artifact.manifest.model_copy(update={"files": files})
+    (copied / MANIFEST).write_text(manifest_text(changed))
     with pytest.raises(ArtifactError, match=r"another model.onnx; remake it with: .* fp16"):
         open_artifact(copied).onnx_path(Precision.FP16)
     with pytest.raises(ArtifactError, match=r"has no model.int8.onnx; make it with: .* int8"):

@@ -61,7 +61,8 @@ _DTYPES = {
     "bytes": schema.TYPE_STRING,
 }
 
-_BACKENDS = {"onnxruntime": ("onnxruntime", "model.onnx"), "tensorrt": ("tensorrt", "model.plan")}
+#: The file that each backend of the network serves.
+_NETWORK_FILES = {"onnxruntime": "model.onnx"}
 
 
 @dataclass(frozen=True)
@@ -97,12 +98,11 @@ class ServedModel:
 
 def network_config(model: ServedModel, backend: str) -> schema.ModelConfig:
     """`<name>_network`: the exported file, also callable directly with tensors."""
-    backend, filename = _BACKENDS[backend]
     manifest, placement = model.manifest, model.placement
     config = schema.ModelConfig(
         name=f"{manifest.name}_network",
         backend=backend,
-        default_model_filename=filename,
+        default_model_filename=_NETWORK_FILES[backend],
         max_batch_size=model.max_batch_size,
         input=[_input(spec) for spec in manifest.inputs],
         output=[_output(spec) for spec in manifest.outputs],
