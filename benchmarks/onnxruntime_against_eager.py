@@ -17,7 +17,7 @@ import torch
 from torch.nn import functional as F
 
 from dfvt_deploy import export
-from dfvt_deploy.convert.recipes import RECIPES
+from dfvt_deploy.conversion.recipes import RECIPES
 from dfvt_deploy.models.build import build_model, fill_untrained
 from dfvt_deploy.runners.onnx_runtime import OnnxRuntimeRunner
 from dfvt_deploy.types import Task

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -24,7 +25,7 @@ from pydantic import (
 )
 
 from .errors import ArtifactError
-from .files import sha256_of
+from .files import locked, sha256_of, write_text
 from .types import InputKind, Nms, Precision, Task, Variant
 
 MANIFEST = "manifest.json"
@@ -120,8 +121,62 @@ class FileRecord(Record):
     source_sha256: str | None = None
 
 
+class Calibration(Record):
+    """The images that a conversion was calibrated on. `source`: the folder's name, or `samples`
+    for those of the package; `method` is None where only ranges or overflow were looked at."""
+
+    source: str
+    images: int
+    method: str | None = None
+
+
+class ConversionRecord(Record):
+    """How a file of lower precision was made from model.onnx.
+
+    kept_fp32: names of nodes, and operators, that were told to stay in float32.
+    operators: nodes by operator, then by the precision they ended in.
+    reasons: why nodes stayed in float32, with their number.
+    """
+
+    created: str
+    command: str
+    versions: dict[str, str]
+    calibration: Calibration | None = None
+    kept_fp32: tuple[str, ...] = ()
+    operators: dict[str, dict[str, int]]
+    reasons: dict[str, int] = {}
+    checks: tuple[Check, ...] = ()
+    seconds: dict[str, float] = {}
+
+
+class Verdict(Record):
+    """What `validate` decided about one file against the float32 PyTorch model.
+
+    file_sha256: the file that was judged; a file changed since then has no verdict.
+    metric: of the dataset in points, or the agreement where there were no labels.
+    figures: the figures it rests on, by name; those of a gate are `drop`, `upper_bound`, `limit`.
+    report: file name of the report, beside the manifest.
+    """
+
+    verdict: Literal["passed", "failed", "inconclusive"]
+    file_sha256: str
+    created: str
+    command: str
+    dataset: str
+    images: int
+    metric: str
+    figures: dict[str, float]
+    report: FileName
+
+
 class Manifest(Record):
-    """The record of one exported model (`manifest.json`). `nms` is a detector's."""
+    """The record of one exported model (`manifest.json`). `nms` is a detector's.
+
+    conversions: by file, how it was made from model.onnx.
+    keep_fp32: by precision, nodes and operators that a search found must stay in float32; later
+        conversions to that precision keep them so.
+    verdicts: by file, what `validate` decided last.
+    """
 
     schema_version: Literal[1] = SCHEMA_VERSION
     name: FileName
@@ -144,6 +199,9 @@ class Manifest(Record):
     checks: tuple[Check, ...]
     seconds: dict[str, float]
     files: dict[FileName, FileRecord] = Field(min_length=1)
+    conversions: dict[FileName, ConversionRecord] = {}
+    keep_fp32: dict[Precision, tuple[str, ...]] = {}
+    verdicts: dict[FileName, Verdict] = {}
 
     @model_validator(mode="after")
     def _consistent(self) -> Manifest:
@@ -248,6 +306,18 @@ def read_manifest(path: Path) -> Manifest:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise ArtifactError(f"{path}: {where}: {first['msg']}; export the model again") from None
+
+
+def update_manifest(directory: Path, change: Callable[[Manifest], Manifest]) -> Manifest:
+    """Read the manifest of a folder, change it and write it, while no other process does.
+
+    Raises:
+        ArtifactError: see `read_manifest`.
+    """
+    with locked(directory):
+        manifest = change(read_manifest(directory / MANIFEST))
+        write_text(directory / MANIFEST, manifest_text(manifest))
+    return manifest
 
 
 def exported_models(exports: str | Path) -> list[Path]:

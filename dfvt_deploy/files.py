@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import shutil
@@ -49,6 +50,17 @@ def staging_directory(target: Path) -> Iterator[Path]:
     _remove_abandoned(target)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=_prefix(target)) as name:
         yield Path(name)
+
+
+@contextmanager
+def locked(directory: Path) -> Iterator[None]:
+    """Hold a folder's lock; another process that wants it waits. It ends with the process."""
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def _prefix(target: Path) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from .artifact import Artifact
-from .convert.export import export
+from .conversion.export import export
 from .data import SAMPLES
 from .errors import StageFailed
 from .serving.client import Prediction, predict

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from dfvt_deploy.artifact import Artifact
-from dfvt_deploy.convert.export import export
+from dfvt_deploy.conversion.export import export
 from dfvt_deploy.serving.repository import populate
 from dfvt_deploy.serving.server import TritonServer, serve
 

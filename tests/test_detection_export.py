@@ -5,10 +5,10 @@ import onnx
 import pytest
 import torch
 
-from dfvt_deploy.convert import detection as recipe
-from dfvt_deploy.convert.export import export
-from dfvt_deploy.convert.recipe import GraphOptions, random_images
-from dfvt_deploy.convert.to_onnx import onnx_from_graph, simplify
+from dfvt_deploy.conversion import detection as recipe
+from dfvt_deploy.conversion.export import export
+from dfvt_deploy.conversion.recipe import GraphOptions, random_images
+from dfvt_deploy.conversion.to_onnx import onnx_from_graph, simplify
 from dfvt_deploy.errors import BadInput, CheckpointError
 from dfvt_deploy.evaluate.detections import compare_detections
 from dfvt_deploy.models import build_model, inspect_checkpoint, load_checkpoint

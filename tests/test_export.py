@@ -18,8 +18,8 @@ from dfvt_deploy.artifact import (
     manifest_text,
     open_artifact,
 )
-from dfvt_deploy.convert import classification as recipe
-from dfvt_deploy.convert.export import export
+from dfvt_deploy.conversion import classification as recipe
+from dfvt_deploy.conversion.export import export
 from dfvt_deploy.errors import ArtifactError, BadInput, CheckpointError, StageFailed
 from dfvt_deploy.models import build_model, load_checkpoint
 from dfvt_deploy.runners.onnx_runtime import OnnxRuntimeRunner
@@ -221,7 +221,7 @@ def test_a_failed_check_leaves_the_earlier_export(checkpoint_t, copied, monkeypa
 def test_a_manifest_that_cannot_be_written_leaves_the_earlier_export(
     checkpoint_t, copied, monkeypatch
 ):
-    from dfvt_deploy.convert import export as module
+    from dfvt_deploy.conversion import export as module
 
     before = _files(copied)
     monkeypatch.setattr(module, "manifest_text", lambda _: 1 / 0)

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from dfvt_deploy.convert.export import export
-from dfvt_deploy.convert.recipe import random_images
+from dfvt_deploy.conversion.export import export
+from dfvt_deploy.conversion.recipe import random_images
 from dfvt_deploy.errors import BadInput, CheckpointError
 from dfvt_deploy.models import build_model, inspect_checkpoint, load_checkpoint
 from dfvt_deploy.models.build import fill_untrained

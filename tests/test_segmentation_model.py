@@ -14,7 +14,7 @@ import torch
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from dfvt_deploy.convert.to_onnx import ExportableGraph, onnx_from_graph, simplify
+from dfvt_deploy.conversion.to_onnx import ExportableGraph, onnx_from_graph, simplify
 from dfvt_deploy.models.backbone import VARIANTS
 from dfvt_deploy.models.segmentation_graph import ROW_TILES, SegmentationGraph, class_map
 from dfvt_deploy.models.upernet import (

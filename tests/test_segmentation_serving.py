@@ -122,7 +122,7 @@ def test_the_last_step_refuses_what_no_network_gives(server, change, reason):
 
 
 def test_static_repository_uses_its_canvas(segmentation_checkpoint_t, tmp_path):
-    from dfvt_deploy.convert.export import export
+    from dfvt_deploy.conversion.export import export
 
     artifact = export(
         "t",

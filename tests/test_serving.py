@@ -209,7 +209,7 @@ def test_limits_of_the_repository_hold_in_the_server(artifact_t, tmp_path, image
 
 
 def test_float32_network_answers_alike(checkpoint_t, tmp_path, images, offline):
-    from dfvt_deploy.convert.export import export
+    from dfvt_deploy.conversion.export import export
 
     artifact = export("t", checkpoint=checkpoint_t, output=tmp_path, input_kind="float32")
     populate(artifact.directory, repository=tmp_path / "r")

@@ -1,0 +1,10 @@
+"""The command line: parse, one call of the library, print.
+
+A file here is a group of commands. Heavy packages are imported inside the commands, so that
+`--help` needs none of them.
+"""
+
+from . import exporting, machine, serving, walkthrough
+from .app import app, main
+
+__all__ = ["app", "exporting", "machine", "main", "serving", "walkthrough"]
