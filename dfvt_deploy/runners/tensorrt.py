@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from ..engines.record import MAGIC, open_engine, read_plan_header
 from ..errors import ArtifactError, BadInput, StageFailed
 from . import Tensors
-from .gpu import cuda
-from .gpu.plan import LoadedPlan, Refused, tensorrt_module
+from .gpu import cuda, plan
 
 
 class TensorRTRunner:
@@ -47,12 +46,12 @@ class TensorRTRunner:
         self.source = source
         self.device = device
         self.cuda_graph = cuda_graph
-        self._plan: LoadedPlan | None = None
+        self._plan: plan.LoadedPlan | None = None
 
     def __enter__(self) -> TensorRTRunner:
         flavor = read_plan_header(self.path).flavor
         with _translated():
-            version = tensorrt_module(MAGIC[flavor].to_bytes(4, "little")).__version__
+            version = plan.tensorrt_module(MAGIC[flavor].to_bytes(4, "little")).__version__
             capability = cuda.gpu(self.device).compute_capability
         engine = open_engine(
             self.path,
@@ -66,7 +65,7 @@ class TensorRTRunner:
                 "--strip-weights to run it"
             )
         with _translated():
-            self._plan = LoadedPlan(self.path, self.device, self.cuda_graph)
+            self._plan = plan.LoadedPlan(self.path, self.device, self.cuda_graph)
         return self
 
     def __exit__(
@@ -95,7 +94,7 @@ class TensorRTRunner:
 def _translated() -> Iterator[None]:
     try:
         yield
-    except Refused as error:
+    except plan.Refused as error:
         raise BadInput(str(error)) from error
     except cuda.GpuError as error:
         raise StageFailed(str(error)) from error

@@ -27,7 +27,7 @@ from typing import Any
 from ..errors import BadInput, ServerFailed
 from ..progress import stage
 from .installation import EMBEDDED_VERSION, Installation, find_tritonserver
-from .layout import CONFIG, ensembles, verify_repository
+from .layout import CONFIG, ensembles, rtx_plans, verify_repository
 
 LOOPBACK = "127.0.0.1"
 
@@ -170,6 +170,12 @@ class TritonServer:
                 f"the embedded Triton {EMBEDDED_VERSION} lacks security fixes, so it listens on "
                 f"127.0.0.1 only, not on {self.host}; use NVIDIA's container (serve --docker), or "
                 "--expose-embedded if the network is trusted"
+            )
+        if not installation.embedded and (plans := rtx_plans(self.repository)):
+            raise BadInput(
+                f"{plans[0]} is a TensorRT-RTX plan, which the tensorrt backend of "
+                f"{installation.binary} does not load; populate with the plans of TensorRT, or "
+                "serve it with the embedded server"
             )
         self.ports = _free_ports(self.host, self.ports)
         if self.log_file is None:
@@ -438,8 +444,8 @@ def _status(code: int) -> str:
 
 
 def _remedy(reasons: str) -> str:
-    if "KIND_GPU" in reasons or "GPU" in reasons:
-        return "; for a machine without a GPU, populate with --device cpu"
+    if "GPU" in reasons:
+        return "; for a machine without a GPU, populate with --backend onnxruntime --device cpu"
     if "No module named" in reasons:
         return "; install the repository's requirements.txt for the server's Python"
     return ""
