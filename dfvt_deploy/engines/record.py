@@ -10,7 +10,6 @@ import json
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -20,24 +19,10 @@ from pydantic import StringConstraints, ValidationError
 from ..artifact import ONNX_FILES, Artifact, FileName, Record
 from ..errors import ArtifactError
 from ..files import sha256_of
+from ..types import Flavor as Flavor
 from ..types import Precision
 
 RECORD_VERSION: Literal[1] = 1
-
-
-class Flavor(str, Enum):
-    """Whose engine: TensorRT's, for the kind of GPU it was built on, or TensorRT-RTX's, for
-    several RTX GPUs and built without one."""
-
-    TENSORRT = "tensorrt"
-    RTX = "rtx"
-
-    def __str__(self) -> str:
-        return self.value
-
-    @property
-    def product(self) -> str:
-        return {Flavor.TENSORRT: "TensorRT", Flavor.RTX: "TensorRT-RTX"}[self]
 
 
 #: The first four bytes of a plan, little-endian.
@@ -103,7 +88,7 @@ class ComputeLayers(Record):
 class EngineRecord(Record):
     """How a plan was built and what it holds (`<plan>.json`).
 
-    version: of TensorRT or TensorRT-RTX, as in the plan's own header.
+    version: of the TensorRT or TensorRT-RTX that built it.
     gpu, compute_capability: where it was built; None for one built without a GPU.
     target_compute_capabilities: what a TensorRT-RTX engine was built for; empty for the default,
         every RTX GPU from compute capability 7.5.
@@ -181,6 +166,11 @@ class PlanHeader:
     flavor: Flavor
     version: str
     size: int | None = None
+
+    def is_of(self, flavor: Flavor, version: str) -> bool:
+        """Whether a TensorRT version writes this header, which has a byte for each part."""
+        parts = [part % 256 for part in Version(version).release]
+        return self.flavor is flavor and self.version == ".".join(map(str, (parts + [0] * 4)[:4]))
 
 
 @dataclass(frozen=True)
@@ -303,7 +293,7 @@ def open_engine(
             f"{path} is not the plan of its record: its SHA-256 differs from the one in "
             f"{record_path(path).name}; {_rebuild(path, record)}"
         )
-    if (header.flavor, header.version) != (record.flavor, record.version):
+    if not header.is_of(record.flavor, record.version):
         raise ArtifactError(
             f"{path} was built by {header.flavor.product} {header.version}, its record says "
             f"{record.flavor.product} {record.version}; {_rebuild(path, record)}"

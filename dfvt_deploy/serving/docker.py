@@ -6,13 +6,14 @@ import shutil
 import subprocess
 from pathlib import Path
 
+from ..engines.releases import DEFAULT_RELEASE, triton_releases
 from ..errors import BadInput, ServerFailed
 from ..progress import note
 from .layout import CONFIG, rtx_plans
 from .server import RESTRICTED, Ports
 
-#: A release with the security fixes that the embedded server lacks (26.04 or later).
-IMAGE = "nvcr.io/nvidia/tritonserver:26.07-py3"
+#: A release with the security fixes that the embedded server lacks.
+IMAGE = triton_releases()[DEFAULT_RELEASE].image
 
 
 def docker_command(repository: Path, host: str, ports: Ports) -> list[str]:
