@@ -5,8 +5,6 @@ TensorRT's plans are stand-ins with real headers and records (plans.py): nothing
 
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -23,6 +21,7 @@ from dfvt_deploy.serving.server import Ports, serve
 from dfvt_deploy.types import Task
 
 from .plans import add_plan
+from .test_cli import run
 
 GPU = pbtxt.schema.ModelInstanceGroup.KIND_GPU
 
@@ -212,12 +211,7 @@ def test_rtx_plans_are_taken_when_asked_for_and_never_by_nvidias_server(
 
 def test_the_command_refuses_a_cpu(tmp_path):
     command = ["populate", "--backend", "tensorrt", "--device", "cpu"]
-    done = subprocess.run(
-        [sys.executable, "-m", "dfvt_deploy", *command],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-    )
+    done = run(*command, cwd=tmp_path)
     assert done.returncode == 2
     assert "--backend tensorrt runs on a GPU" in done.stderr
 
@@ -226,9 +220,11 @@ def test_a_server_without_a_gpu_says_what_is_missing(exported, tmp_path):
     artifact = exported()
     _add(artifact)
     _populate(artifact, tmp_path / "r")
-    with pytest.raises(ServerFailed, match=r"GPU.*--backend onnxruntime") as failed:
-        with serve(tmp_path / "r"):
-            pass
+    with (
+        pytest.raises(ServerFailed, match=r"GPU.*--backend onnxruntime") as failed,
+        serve(tmp_path / "r"),
+    ):
+        pass
     assert f"{artifact.manifest.name}_network: " in str(failed.value)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..artifact import Artifact, Manifest
 from ..engines.profiles import DEFAULTS
-from ..engines.record import EngineRecord, Flavor, engines_of, record_path
+from ..engines.record import Engine, EngineRecord, Flavor, engines_of, record_path
 from ..errors import ArtifactError, BadInput
 from ..progress import warn
 from ..types import Precision, Task
@@ -37,15 +37,22 @@ def onnxruntime_network(artifact: Artifact, precision: Precision) -> Network:
 
 
 def tensorrt_network(
-    artifact: Artifact, precision: Precision, flavor: Flavor, max_batch_size: int
+    artifact: Artifact,
+    precision: Precision,
+    flavor: Flavor,
+    max_batch_size: int,
+    engines: Sequence[Engine] | None = None,
 ) -> Network:
     """Every plan of a precision, so that each GPU finds its own.
+
+    Args:
+        engines: those to serve, verified already; all by default.
 
     Raises:
         ArtifactError: there is none, one is damaged or stale, or one takes fewer images than
             `max_batch_size`, or more than one at least.
     """
-    engines = engines_of(artifact, precision, flavor)
+    engines = engines or engines_of(artifact, precision, flavor)
     copied = {}
     for engine in engines:
         _check_profile(artifact.manifest, engine.record, max_batch_size)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import io
 import shutil
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 from .. import tasks
 from ..artifact import MANIFEST, Artifact, open_artifact
-from ..engines.record import Flavor
+from ..engines.record import Engine, Flavor
 from ..errors import BadInput, MissingDependency, StageFailed
 from ..files import sha256_of, staging_directory
 from ..tasks.classification import TOP_K
@@ -75,6 +76,7 @@ def populate(
     backend: Literal["onnxruntime", "tensorrt"] = "onnxruntime",
     precision: Precision | str = Precision.FP32,
     flavor: Flavor | str = Flavor.TENSORRT,
+    engines: Sequence[Engine] | None = None,
     version: int | None = None,
     options: PopulateOptions | None = None,
 ) -> PopulatedModel:
@@ -90,6 +92,8 @@ def populate(
             GPU.
         flavor: of the plans. NVIDIA's `tensorrt` backend does not load those of TensorRT-RTX, so
             that such a repository runs on the embedded server alone.
+        engines: the plans to serve, as `engines.record.open_engine` gives them; all of the
+            precision and flavor by default.
         version: the next free one by default.
 
     Raises:
@@ -104,7 +108,9 @@ def populate(
         raise BadInput(f"{artifact.manifest.task} models cannot be served yet")
     max_batch_size = options.max_batch_size or SERVED_TASKS[artifact.manifest.task].max_batch_size
     if backend == "tensorrt":
-        network = tensorrt_network(artifact, Precision(precision), Flavor(flavor), max_batch_size)
+        network = tensorrt_network(
+            artifact, Precision(precision), Flavor(flavor), max_batch_size, engines
+        )
         options = replace(options, placement=replace(options.placement, device="gpu"))
     else:
         network = onnxruntime_network(artifact, Precision(precision))
