@@ -24,23 +24,21 @@ RUN apt-get update \
 
 WORKDIR /opt/dfvt-deploy
 COPY pyproject.toml README.md LICENSE ./
+COPY docker docker
 COPY dfvt_deploy dfvt_deploy
 
 # TensorRT's bindings without its libraries: those are the image's, which the server loads too, so
 # that the plans built here are the ones it takes.
-RUN python3 -m pip install --no-cache-dir '.[client]' 'cuda-bindings>=13,<14' \
-    && python3 -c 'from dfvt_deploy.serving.repository import REQUIREMENTS; print(REQUIREMENTS)' \
-        > requirements.txt \
-    && python3 -m pip install --no-cache-dir --requirement requirements.txt \
-    && requirement="$(dfvt-deploy container tensorrt-requirement)" \
-    && python3 -m pip install --no-cache-dir --no-deps "${requirement}"
+RUN python3 -m pip install --no-cache-dir --requirement docker/requirements.txt \
+    && dfvt-deploy container tensorrt-requirement > docker/tensorrt.txt \
+    && python3 -m pip install --no-cache-dir --no-deps --requirement docker/tensorrt.txt
 
-# Of the models, the server's user may write what it made itself at the start: the folder of its
-# state. Everything else belongs to root.
-RUN useradd --system --uid 10001 --user-group --home-dir /var/lib/dfvt-deploy dfvt \
+# The server's user may write its state, what it built at the start included, and whatever is mounted
+# so. Everything else belongs to root.
+RUN useradd --no-log-init --uid 10001 --user-group --home-dir /var/lib/dfvt-deploy dfvt \
     && install --directory --owner=dfvt --group=dfvt /var/lib/dfvt-deploy /exports /models
 ENV HOME=/var/lib/dfvt-deploy
-USER dfvt
+USER 10001:10001
 WORKDIR /var/lib/dfvt-deploy
 VOLUME ["/var/lib/dfvt-deploy"]
 
@@ -49,7 +47,7 @@ STOPSIGNAL SIGTERM
 
 # The first start may build engines, which takes minutes each.
 HEALTHCHECK --interval=30s --timeout=10s --start-period=60m --retries=3 \
-    CMD dfvt-deploy container health || exit 1
+    CMD ["dfvt-deploy", "container", "health"]
 
 # NVIDIA's entry point chooses the CUDA compatibility libraries that the driver needs.
 ENTRYPOINT ["/usr/bin/tini", "--", "/opt/nvidia/nvidia_entrypoint.sh", "dfvt-deploy", "container"]
