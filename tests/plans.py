@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dfvt_deploy.artifact import FileRecord, now, update_manifest
+from dfvt_deploy.artifact import ONNX_FILES, FileRecord, now, open_artifact, update_manifest
 from dfvt_deploy.engines.record import (
     MAGIC,
     BuildFlags,
@@ -60,7 +60,7 @@ def stand_in_plan(
             key: ShapeProfile(min=shapes[0], opt=shapes[1], max=shapes[2])
             for key, shapes in profile.items()
         },
-        source="model.fp16.onnx",
+        source=ONNX_FILES[precision],
         source_sha256=source_sha256,
         network_layers=ComputeLayers(source="network", layers={"CONVOLUTION": {"HALF": 40}}),
         seconds=1,
@@ -73,8 +73,6 @@ def stand_in_plan(
 
 def add_plan(artifact_directory: Path, profile, **options) -> Path:
     """A stand-in plan in the folder of an exported model, of its FP32 file, and in its manifest."""
-    from dfvt_deploy.artifact import open_artifact
-
     source = open_artifact(artifact_directory).manifest.files["model.onnx"].sha256
     options = {"precision": Precision.FP32, "source_sha256": source, **options}
     path = stand_in_plan(artifact_directory, profile, **options)

@@ -57,9 +57,8 @@ def gpu(monkeypatch):
         return open_engine(_plan(folder.parent, options.shapes, precision=precision))
 
     monkeypatch.setattr(container, "find_gpu", lambda: HOPPER)
-    monkeypatch.setattr(
-        container, "bindings", lambda _flavor: type("trt", (), {"__version__": RUNTIME})
-    )
+    installed = SimpleNamespace(__version__=RUNTIME)
+    monkeypatch.setattr(container, "bindings", lambda _flavor: installed)
     monkeypatch.setattr(container, "build_trt", build)
     return builds
 
