@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from dfvt_deploy.artifact import Artifact
+from dfvt_deploy.engines.build import BuildOptions, build_trt
 from dfvt_deploy.engines.profiles import Shapes, profile_of
-from dfvt_deploy.engines.record import Flavor, record_path
+from dfvt_deploy.engines.record import Flavor, open_engine, record_path
 from dfvt_deploy.errors import ArtifactError, BadInput, ServerFailed
 from dfvt_deploy.serving import config as pbtxt
 from dfvt_deploy.serving.docker import docker_command
@@ -135,6 +136,8 @@ def test_plans_that_are_missing_stale_or_changed_are_refused(exported, tmp_path)
     artifact = exported()
     with pytest.raises(ArtifactError, match=r"no TensorRT engine in fp32; .*build-trt"):
         _populate(artifact, tmp_path / "r")
+    with pytest.raises(ArtifactError, match="no TensorRT engine in fp16"):
+        _populate(artifact, tmp_path / "r", precision="fp16")
     _add(artifact, source_sha256="1" * 64)
     with pytest.raises(ArtifactError, match=r"built from another model\.onnx"):
         _populate(artifact, tmp_path / "r")
@@ -142,8 +145,6 @@ def test_plans_that_are_missing_stale_or_changed_are_refused(exported, tmp_path)
     plan.write_bytes(plan.read_bytes()[:-1] + b"x")
     with pytest.raises(ArtifactError, match="was changed since it was written"):
         _populate(artifact, tmp_path / "r")
-    with pytest.raises(ArtifactError, match=r"has no model\.fp16\.onnx|no TensorRT engine in fp16"):
-        _populate(artifact, tmp_path / "r", precision="fp16")
 
 
 def test_warmup_is_within_the_profile(exported, tmp_path):
@@ -192,12 +193,14 @@ def test_cuda_graphs_are_refused_where_there_can_be_none(exported, tmp_path, tas
 def test_rtx_plans_are_taken_when_asked_for_and_never_by_nvidias_server(
     exported, tmp_path, monkeypatch
 ):
-    artifact = exported()
-    _add(artifact, flavor=Flavor.RTX, version="1.7.1.116")
+    artifact = exported()  # its plan is a real one
+    built = build_trt(artifact.directory, precision="fp32", options=BuildOptions(flavor=Flavor.RTX))
     with pytest.raises(ArtifactError, match="no TensorRT engine in fp32"):
         _populate(artifact, tmp_path / "r")
     network = _populate(artifact, tmp_path / "r", flavor="rtx")
     assert network.default_model_filename == "model.fp32.rtx.plan"
+    served = tmp_path / "r" / network.name / "1" / "model.fp32.rtx.plan"
+    assert open_engine(served).record == built.record
     with pytest.raises(BadInput, match="TensorRT-RTX plan, which NVIDIA's tensorrt backend"):
         docker_command(tmp_path / "r", "127.0.0.1", Ports())
     binary = tmp_path / "bin" / "tritonserver"

@@ -85,7 +85,6 @@ def test_a_cuda_graph_gives_what_plain_runs_give(plan):
             expected, found = plain.infer(feed), graph.infer(feed)
             for name, value in expected.items():
                 assert np.allclose(found[name], value, atol=1e-3), name
-        print(f"{plan.name}: CUDA graph: {graph.graph_refused or 'yes'}")
 
 
 def test_batches_beyond_the_profile_are_refused_and_the_runner_goes_on(plan):
