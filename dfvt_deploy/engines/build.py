@@ -27,8 +27,8 @@ from ..errors import ArtifactError, BadInput, DfvtError, MissingDependency, Stag
 from ..files import cache_directory, sha256_of, staged
 from ..progress import stage
 from ..types import Precision
-from .bindings import bindings
-from .builder import BuildTask, plan_from_onnx, target_compute_capabilities
+from .bindings import bindings, installed_version
+from .builder import BuildTask, plan_from_onnx, rtx_compute_capabilities
 from .gpu import Gpu, find_gpu
 from .profiles import Shapes, Size, profile_of
 from .record import (
@@ -66,7 +66,8 @@ class BuildOptions:
     hardware_compatible: for every GPU from compute capability 8.0 (slower).
     version_compatible: loads in later releases of the same major version too (slower).
     strip_weights: leave the weights out; the plan must be refitted before it is run.
-    compute_capabilities: of the GPUs that a TensorRT-RTX engine is for; all it knows without.
+    compute_capabilities: of the GPUs that a TensorRT-RTX engine is for; those from 8.0 on
+        without.
     timing_cache: folder of measurements kept between builds; None keeps none.
     """
 
@@ -154,11 +155,11 @@ def build_trt(
         model: folder of the exported model (`exports/<name>`).
 
     Raises:
-        ArtifactError: the export is missing, stale or was changed, or cannot be parsed.
+        ArtifactError: the export is missing, stale or was changed.
         BadInput: an option is out of range.
         StageFailed: something it needs is missing (with the container command that has it), the
-            installed TensorRT is not the target's, the layers do not compute in the precision
-            asked for, or the build failed.
+            installed TensorRT is not the target's, an operator is not supported, the layers do
+            not compute in the precision asked for, or the build failed.
     """
     options, precision = options or BuildOptions(), Precision(precision)
     artifact = open_artifact(model)
@@ -201,7 +202,7 @@ def build_trt(
             precision=precision,
             gpu=gpu.name if gpu else None,
             compute_capability=gpu.compute_capability if gpu else None,
-            target_compute_capabilities=options.compute_capabilities,
+            target_compute_capabilities=_targets(options),
             flags=options.flags,
             profile=profile,
             source=source.name,
@@ -275,7 +276,7 @@ def machine_for(
     """
     if options.flavor is Flavor.RTX:
         version = bindings(Flavor.RTX).__version__
-        known = target_compute_capabilities()
+        known = rtx_compute_capabilities()
         for asked in options.compute_capabilities:
             if asked not in known:
                 raise BadInput(
@@ -287,9 +288,10 @@ def machine_for(
     command = shlex.join(container_command(options, exports, models, precision, release))
     gpu = find_gpu()
     if gpu is None:
+        without = "" if installed_version(Flavor.TENSORRT) else " and TensorRT is not installed"
         raise StageFailed(
-            "no NVIDIA GPU was found, and TensorRT builds on the kind of GPU that the engine is "
-            f"for. On a machine with that GPU and NVIDIA's container toolkit run: {command}\n"
+            f"no NVIDIA GPU was found{without}; TensorRT builds on the kind of GPU that the engine "
+            f"is for. On a machine with that GPU and NVIDIA's container toolkit run: {command}\n"
             "(or build for RTX GPUs, without a GPU: dfvt-deploy build-trt --flavor rtx)"
         )
     try:
@@ -318,7 +320,9 @@ def container_command(
         precision: as on the command line, `all` included.
     """
     inside = _command(models, precision, options)
-    script = f"pip install --quiet dfvt-deploy=={__version__} && exec {shlex.join(inside)}"
+    # onnx prepares quantised files for TensorRT.
+    packages = f"dfvt-deploy=={__version__}" + (" onnx" if precision in ("int8", "all") else "")
+    script = f"pip install --quiet {packages} && exec {shlex.join(inside)}"
     return [
         "docker",
         "run",
@@ -347,8 +351,16 @@ def _usable(gpu: Gpu | None, options: BuildOptions) -> Gpu | None:
     """The GPU, if the engine to be built runs on it."""
     if gpu is None or options.flavor is Flavor.TENSORRT:
         return gpu
-    known = options.compute_capabilities or target_compute_capabilities()
-    return gpu if gpu.compute_capability in known else None
+    return gpu if gpu.compute_capability in _targets(options) else None
+
+
+def _targets(options: BuildOptions) -> tuple[str, ...]:
+    """Compute capabilities that a TensorRT-RTX engine runs on: by default all it knows but 7.5,
+    which takes an engine of its own with no float32 matrix product."""
+    if options.flavor is Flavor.TENSORRT:
+        return ()
+    by_default = tuple(cc for cc in rtx_compute_capabilities() if cc != "7.5")
+    return options.compute_capabilities or by_default
 
 
 def _timing_cache(options: BuildOptions, machine: Machine) -> Path | None:

@@ -19,6 +19,7 @@ from ..types import Precision
 from .bindings import bindings
 from .gpu import Gpu
 from .layers import inspected_layers, network_layers, require_precision
+from .quantised import signed_qdq
 from .record import BuildFlags, ComputeLayers, Flavor, ShapeProfile
 
 if TYPE_CHECKING:
@@ -71,8 +72,9 @@ def plan_from_onnx(task: BuildTask, gpu: Gpu | None) -> Plan:
     """Parse, count the precisions, build, and look into the engine where there is a GPU.
 
     Raises:
-        ArtifactError: the parser refuses the file.
-        StageFailed: the layers do not compute in the precision asked for, or the build failed.
+        ArtifactError: the file's inputs are not those of its manifest.
+        StageFailed: the parser refuses an operator, the layers do not compute in the precision
+            asked for, or the build failed.
     """
     if TYPE_CHECKING:
         import tensorrt as trt
@@ -93,7 +95,11 @@ def plan_from_onnx(task: BuildTask, gpu: Gpu | None) -> Plan:
     builder = trt.Builder(log)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, log)
-    if not parser.parse_from_file(str(task.onnx)):
+    if task.precision is Precision.INT8:
+        parsed = parser.parse(signed_qdq(task.onnx))
+    else:
+        parsed = parser.parse_from_file(str(task.onnx))
+    if not parsed:
         raise _refused(task, parser)
     counted = network_layers(network)
     require_precision(task.onnx.name, counted, task.precision)
@@ -122,7 +128,7 @@ def plan_from_onnx(task: BuildTask, gpu: Gpu | None) -> Plan:
     return Plan(content, counted, inspected, seconds)
 
 
-def _refused(task: BuildTask, parser: tensorrt.OnnxParser) -> ArtifactError:
+def _refused(task: BuildTask, parser: tensorrt.OnnxParser) -> StageFailed:
     lines = []
     for index in range(min(parser.num_errors, _SHOWN_ERRORS)):
         error = parser.get_error(index)
@@ -131,7 +137,7 @@ def _refused(task: BuildTask, parser: tensorrt.OnnxParser) -> ArtifactError:
         lines.append(f"{operator}{where}: {error.desc()}; {_REMEDIES.get(operator, _REMEDY)}")
     if (more := parser.num_errors - _SHOWN_ERRORS) > 0:
         lines.append(f"and {more} more")
-    return ArtifactError(
+    return StageFailed(
         f"{task.flavor.product} cannot parse {task.onnx}: " + ". ".join(lines or [_REMEDY])
     )
 
@@ -168,7 +174,7 @@ def _set_targets(config: Any, trt: Any, targets: Sequence[str]) -> None:
             raise StageFailed(f"TensorRT-RTX refused the compute capability {target}")
 
 
-def target_compute_capabilities() -> tuple[str, ...]:
+def rtx_compute_capabilities() -> tuple[str, ...]:
     """Those that TensorRT-RTX can be told to build for.
 
     Raises:
@@ -196,7 +202,8 @@ def _add_profile(
         )
     profile = builder.create_optimization_profile()
     for name, shapes in task.profile.items():
-        profile.set_shape(name, *map(trt.Dims, (shapes.min, shapes.opt, shapes.max)))
+        least, usual, largest = (trt.Dims([*d]) for d in (shapes.min, shapes.opt, shapes.max))
+        profile.set_shape(name, least, usual, largest)
     config.add_optimization_profile(profile)
 
 

@@ -73,6 +73,7 @@ _INSPECTED = {
     "einsum": "einsum",
 }
 
+#: What it calls the types; the first that a text holds counts.
 _FORMATS = {
     "int8": "int8",
     "fp8": "fp8",
@@ -83,6 +84,9 @@ _FORMATS = {
     "fp32": "fp32",
     "float": "fp32",
 }
+
+#: Keys of a tensor's type: of TensorRT 11, then of 10.
+_TYPE_KEYS = ("DataType", "Format/Datatype", "Format")
 
 
 def inspected_layers(engine: tensorrt.ICudaEngine, form: Any) -> ComputeLayers | None:
@@ -110,8 +114,9 @@ def layers_of_report(report: str) -> ComputeLayers | None:
         tensors = layer.get("Inputs") or layer.get("Outputs") or []
         if kind is None or not tensors:
             continue
-        words = str(tensors[0].get("Format/Datatype", tensors[0].get("Datatype", ""))).lower()
-        counts[kind][next((d for part, d in _FORMATS.items() if part in words), "other")] += 1
+        words = " ".join(str(tensors[0].get(key, "")) for key in _TYPE_KEYS).lower()
+        if (dtype := next((d for part, d in _FORMATS.items() if part in words), None)) is not None:
+            counts[kind][dtype] += 1
     if not counts:
         return None
     return ComputeLayers(

@@ -93,9 +93,9 @@ def _sizes(
     asked: tuple[Size | None, Size | None, Size | None], defaults: tuple[Size, Size, Size]
 ) -> tuple[Size, Size, Size]:
     given = [size for size in asked if size is not None]
-    largest = asked[2] or _at_least(defaults[2], *given)
-    least = asked[0] or _at_most(defaults[0], largest)
-    usual = asked[1] or _at_least(_at_most(defaults[1], largest), least)
+    largest = asked[2] or _most(defaults[2], *given)
+    least = asked[0] or _least(defaults[0], *given)
+    usual = asked[1] or _most(_least(defaults[1], largest), least)
     for height, width in (least, usual, largest):
         if height % SIZE_MULTIPLE or width % SIZE_MULTIPLE:
             raise BadInput(f"size {height}x{width} is not of multiples of {SIZE_MULTIPLE}")
@@ -110,9 +110,9 @@ def _sizes(
     return least, usual, largest
 
 
-def _at_most(size: Size, limit: Size) -> Size:
-    return min(size[0], limit[0]), min(size[1], limit[1])
+def _least(*sizes: Size) -> Size:
+    return min(height for height, _ in sizes), min(width for _, width in sizes)
 
 
-def _at_least(size: Size, *others: Size) -> Size:
-    return max(size[0], *(o[0] for o in others)), max(size[1], *(o[1] for o in others))
+def _most(*sizes: Size) -> Size:
+    return max(height for height, _ in sizes), max(width for _, width in sizes)

@@ -90,8 +90,7 @@ class EngineRecord(Record):
 
     version: of the TensorRT or TensorRT-RTX that built it.
     gpu, compute_capability: where it was built; None for one built without a GPU.
-    target_compute_capabilities: what a TensorRT-RTX engine was built for; empty for the default,
-        every RTX GPU from compute capability 7.5.
+    target_compute_capabilities: of the GPUs that a TensorRT-RTX engine runs on.
     profile: by input, the shapes the engine takes.
     source, source_sha256: the ONNX file it was built from.
     target: the release it was built for, such as `tritonserver:26.04`.
@@ -135,20 +134,17 @@ class EngineRecord(Record):
 
     def runs_on(self, compute_capability: str) -> bool:
         """Whether the engine runs on GPUs of a compute capability."""
-        found = Version(compute_capability)
         if self.flavor is Flavor.RTX:
-            targets = self.target_compute_capabilities
-            return compute_capability in targets if targets else found >= Version("7.5")
+            return compute_capability in self.target_compute_capabilities
         if self.flags.hardware_compatible:
-            return found >= Version("8.0")
+            return Version(compute_capability) >= Version("8.0")
         return compute_capability == self.compute_capability
 
     @property
     def runs_where(self) -> str:
         """The GPUs of `runs_on`, in words."""
         if self.flavor is Flavor.RTX:
-            targets = self.target_compute_capabilities
-            return ", ".join(targets) if targets else "7.5 and later RTX GPUs"
+            return ", ".join(self.target_compute_capabilities)
         return "8.0 and later" if self.flags.hardware_compatible else str(self.compute_capability)
 
     def loads_in(self, runtime_version: str) -> bool:
