@@ -25,6 +25,8 @@ _EXTRAS = {
     "onnxruntime": "cpu",
     "tritonclient": "client",
     "google": "client",
+    "tensorrt": "tensorrt",
+    "tensorrt_rtx_bindings": "rtx",
 }
 
 

@@ -6,7 +6,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 #: Everything that is not a command's answer goes here.
 stderr = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -29,6 +36,19 @@ def download_bar() -> Progress:
         BarColumn(),
         DownloadColumn(),
         TimeRemainingColumn(),
+        console=stderr,
+        disable=not stderr.is_terminal,
+        transient=True,
+    )
+
+
+def steps_bar() -> Progress:
+    """A bar with steps done and elapsed time, to be used with `with`."""
+    return Progress(
+        "{task.description}",
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
         console=stderr,
         disable=not stderr.is_terminal,
         transient=True,

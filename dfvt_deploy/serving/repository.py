@@ -5,12 +5,14 @@ from __future__ import annotations
 import io
 import shutil
 import struct
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 from .. import tasks
 from ..artifact import MANIFEST, Artifact, open_artifact
+from ..engines.record import Engine, Flavor
 from ..errors import BadInput, MissingDependency, StageFailed
 from ..files import sha256_of, staging_directory
 from ..tasks.classification import TOP_K
@@ -22,6 +24,7 @@ from .tasks import SERVED_TASKS
 try:
     from . import config as pbtxt
     from .config import Placement
+    from .network import Network, check_cuda_graphs, onnxruntime_network, tensorrt_network
 except ImportError:
     raise MissingDependency("tritonclient", "client") from None
 
@@ -72,6 +75,8 @@ def populate(
     repository: str | Path = "model_repository",
     backend: Literal["onnxruntime", "tensorrt"] = "onnxruntime",
     precision: Precision | str = Precision.FP32,
+    flavor: Flavor | str = Flavor.TENSORRT,
+    engines: Sequence[Engine] | None = None,
     version: int | None = None,
     options: PopulateOptions | None = None,
 ) -> PopulatedModel:
@@ -83,10 +88,17 @@ def populate(
 
     Args:
         model: folder of the exported model (`exports/<name>`).
+        backend: of the network. `tensorrt` serves the plans that `build_trt` made, always on a
+            GPU.
+        flavor: of the plans. NVIDIA's `tensorrt` backend does not load those of TensorRT-RTX, so
+            that such a repository runs on the embedded server alone.
+        engines: the plans to serve, as `engines.record.open_engine` gives them; all of the
+            precision and flavor by default.
         version: the next free one by default.
 
     Raises:
-        ArtifactError: the export is missing, stale or was changed.
+        ArtifactError: the export or a plan is missing, stale or was changed, or a plan takes
+            fewer images than `max_batch_size`.
         BadInput: the version exists, or an option is out of range.
         StageFailed: the repository cannot be written.
     """
@@ -94,9 +106,16 @@ def populate(
     repository, options = Path(repository), options or PopulateOptions()
     if artifact.manifest.task not in SERVED_TASKS:
         raise BadInput(f"{artifact.manifest.task} models cannot be served yet")
-    if backend != "onnxruntime":
-        raise BadInput(f"backend {backend} is not supported yet; use onnxruntime")
-    network_file = artifact.onnx_path(Precision(precision))
+    max_batch_size = options.max_batch_size or SERVED_TASKS[artifact.manifest.task].max_batch_size
+    if backend == "tensorrt":
+        network = tensorrt_network(
+            artifact, Precision(precision), Flavor(flavor), max_batch_size, engines
+        )
+        options = replace(options, placement=replace(options.placement, device="gpu"))
+    else:
+        network = onnxruntime_network(artifact, Precision(precision))
+    if options.placement.cuda_graphs:
+        check_cuda_graphs(artifact.manifest, network)
     name = artifact.manifest.name
     newest = newest_version(repository, name)
     version = newest + 1 if version is None else version
@@ -107,7 +126,7 @@ def populate(
     try:
         repository.mkdir(parents=True, exist_ok=True)
         with staging_directory(_beside(repository.resolve())) as staging:
-            _stage(staging, artifact, network_file, backend, version, options)
+            _stage(staging, artifact, network, version, options)
             _move_in(staging, repository, name, version, newest)
     except OSError as error:
         raise StageFailed(f"{repository} cannot be written: {error}") from error
@@ -123,8 +142,7 @@ def _beside(repository: Path) -> Path:
 def _stage(
     staging: Path,
     artifact: Artifact,
-    network_file: Path,
-    backend: str,
+    network: Network,
     version: int,
     options: PopulateOptions,
 ) -> None:
@@ -140,7 +158,7 @@ def _stage(
     )
     configs = {
         "preprocess": pbtxt.preprocess_config(model),
-        "network": pbtxt.network_config(model, backend),
+        "network": pbtxt.network_config(model, network.files),
         "postprocess": pbtxt.postprocess_config(model),
         "ensemble": pbtxt.ensemble_config(model),
     }
@@ -156,11 +174,13 @@ def _stage(
                 directory / "dfvt_tasks",
                 ignore=shutil.ignore_patterns("__pycache__"),
             )
-    network = staging / f"{manifest.name}_network" / str(version)
-    shutil.copyfile(network_file, network / "model.onnx")
-    if sha256_of(network / "model.onnx") != manifest.files[network_file.name].sha256:
-        raise StageFailed(f"{network_file} changed while it was copied; run populate again")
-    shutil.copyfile(artifact.directory / MANIFEST, network / MANIFEST)
+    directory = staging / f"{manifest.name}_network" / str(version)
+    for file, source in network.copied.items():
+        shutil.copyfile(source, directory / file)
+        record = manifest.files.get(source.name)
+        if record is not None and sha256_of(directory / file) != record.sha256:
+            raise StageFailed(f"{source} changed while it was copied; run populate again")
+    shutil.copyfile(artifact.directory / MANIFEST, directory / MANIFEST)
     labels = "".join(f"{label}\n" for label in manifest.labels)
     postprocess = staging / f"{manifest.name}_postprocess" / str(version)
     (postprocess / "labels.txt").write_text(labels, encoding="utf-8")
