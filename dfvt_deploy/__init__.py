@@ -16,6 +16,7 @@ __version__ = "0.1.0"
 _FUNCTIONS = {
     "build_trt": "engines.build",
     "export": "conversion.export",
+    "convert": "conversion.convert",
     "open_artifact": "artifact",
     "populate": "serving.repository",
     "predict": "serving.client",
