@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    TimeRemainingColumn,
+)
 
 #: Everything that is not a command's answer goes here.
 stderr = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -33,6 +39,23 @@ def download_bar() -> Progress:
         disable=not stderr.is_terminal,
         transient=True,
     )
+
+
+@contextmanager
+def image_bar(text: str, total: int, done: int = 0) -> Iterator[Callable[[], None]]:
+    """A bar that counts images with the remaining time; call what it gives after each."""
+    bar = Progress(
+        "{task.description}",
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=stderr,
+        disable=not stderr.is_terminal,
+        transient=True,
+    )
+    with bar:
+        task = bar.add_task(text, total=total, completed=done)
+        yield lambda: bar.advance(task)
 
 
 def note(text: str) -> None:
