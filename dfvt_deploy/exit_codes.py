@@ -25,6 +25,8 @@ _EXTRAS = {
     "onnxruntime": "cpu",
     "tritonclient": "client",
     "google": "client",
+    "jinja2": "validate",
+    "pycocotools": "validate",
 }
 
 

@@ -18,7 +18,16 @@ from dfvt_deploy.errors import DfvtError
 from .fixtures import encoded, photograph
 
 ROOT = Path(__file__).parent.parent
-COMMANDS = ["models", "export", "populate", "serve", "predict", "doctor", "quickstart"]
+COMMANDS = [
+    "models",
+    "export",
+    "validate",
+    "populate",
+    "serve",
+    "predict",
+    "doctor",
+    "quickstart",
+]
 
 
 def run(*arguments, cwd=None, environment=None, **options) -> subprocess.CompletedProcess:

@@ -4,7 +4,7 @@ A file here is a group of commands. Heavy packages are imported inside the comma
 `--help` needs none of them.
 """
 
-from . import exporting, machine, serving, walkthrough
+from . import exporting, machine, serving, validating, walkthrough
 from .app import app, main
 
-__all__ = ["app", "exporting", "machine", "main", "serving", "walkthrough"]
+__all__ = ["app", "exporting", "machine", "main", "serving", "validating", "walkthrough"]

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from ..artifact import MANIFEST, ONNX_FILES, Artifact, read_manifest
 from ..errors import ArtifactError, BadInput, DfvtError
@@ -21,10 +21,8 @@ from ..serving.tasks import SERVED_TASKS
 from ..types import NmsOperator, Precision, Task
 from . import hops
 from .hops import Hop, LocalSteps
+from .request import Request
 from .verdict import NotRun
-
-Against = Literal["fp32", "onnx"]
-Device = Literal["cpu", "cuda"]
 
 _PLAN = ".plan"
 
@@ -55,18 +53,6 @@ class Plan:
         return next(hop for hop in self.hops if hop.name == name)
 
 
-@dataclass(frozen=True)
-class Choices:
-    """What was asked for; None for all that there is."""
-
-    checkpoint: str | Path | None = None
-    precisions: Sequence[Precision] | None = None
-    engines: Sequence[str] | None = None
-    against: Against = "fp32"
-    device: Device = "cpu"
-    threads: int | None = None
-
-
 def served_file(artifact: Artifact, repository: Path) -> str:
     """The file of an exported model that a repository serves as its network.
 
@@ -90,7 +76,7 @@ def served_file(artifact: Artifact, repository: Path) -> str:
     )
 
 
-def plan(artifact: Artifact, choices: Choices, live: Live | None, stack: ExitStack) -> Plan:
+def plan(artifact: Artifact, request: Request, live: Live | None, stack: ExitStack) -> Plan:
     """Open every runner that is needed, to be closed by `stack`.
 
     Raises:
@@ -100,21 +86,21 @@ def plan(artifact: Artifact, choices: Choices, live: Live | None, stack: ExitSta
     manifest = artifact.manifest
     options = _answer_options(artifact, live, stack)
     made = Plan(LocalSteps(manifest, options))
-    if choices.against == "fp32":
-        _add_pytorch(made, artifact, choices, stack)
-        _add_simplified(made, artifact, choices, stack, source=hops.ONNX)
+    if request.against == "fp32":
+        _add_pytorch(made, artifact, request, stack)
+        _add_simplified(made, artifact, request, stack, source=hops.ONNX)
     else:
         reason = "--against onnx: model.onnx is the reference"
         made.not_run += [NotRun(name=n, reason=reason) for n in (hops.REFERENCE, hops.ONNX)]
-        _add_simplified(made, artifact, choices, stack, source=None)
+        _add_simplified(made, artifact, request, stack, source=None)
     for precision in (Precision.FP16, Precision.INT8):
-        _add_converted(made, artifact, choices, precision, live, stack)
-    _add_engines(made, artifact, choices, live, stack)
+        _add_converted(made, artifact, request, precision, live, stack)
+    _add_engines(made, artifact, request, live, stack)
     _add_served(made, artifact, live, stack)
     return made
 
 
-def _add_pytorch(made: Plan, artifact: Artifact, choices: Choices, stack: ExitStack) -> None:
+def _add_pytorch(made: Plan, artifact: Artifact, request: Request, stack: ExitStack) -> None:
     import onnx
 
     from ..conversion.recipe import GraphOptions
@@ -124,7 +110,7 @@ def _add_pytorch(made: Plan, artifact: Artifact, choices: Choices, stack: ExitSt
 
     manifest = artifact.manifest
     with stage(f"{manifest.name}: building the PyTorch model"):
-        model = model_from_manifest(manifest, choices.checkpoint)
+        model = model_from_manifest(manifest, request.checkpoint)
     options = GraphOptions(
         manifest.input_kind,
         manifest.preprocessing.canvas,
@@ -138,10 +124,10 @@ def _add_pytorch(made: Plan, artifact: Artifact, choices: Choices, stack: ExitSt
         )
         onnx.save_model(exported, folder / "exported.onnx")
     del exported
-    runner: Runner = PytorchRunner(manifest, model, choices.device)
+    runner: Runner = PytorchRunner(manifest, model, request.device)
     stack.enter_context(runner)
     made.hops.append(hops.network_hop(made.steps, hops.REFERENCE, None, "PyTorch, float32", runner))
-    runner = _onnx_runner(folder / "exported.onnx", artifact, choices, stack)
+    runner = _onnx_runner(folder / "exported.onnx", artifact, request, stack)
     made.hops.append(
         hops.network_hop(
             made.steps, hops.ONNX, hops.REFERENCE, "ONNX as torch.onnx wrote it", runner
@@ -150,10 +136,10 @@ def _add_pytorch(made: Plan, artifact: Artifact, choices: Choices, stack: ExitSt
 
 
 def _add_simplified(
-    made: Plan, artifact: Artifact, choices: Choices, stack: ExitStack, source: str | None
+    made: Plan, artifact: Artifact, request: Request, stack: ExitStack, source: str | None
 ) -> None:
     file = ONNX_FILES[Precision.FP32]
-    runner = _onnx_runner(artifact.onnx_path(), artifact, choices, stack)
+    runner = _onnx_runner(artifact.onnx_path(), artifact, request, stack)
     made.hops.append(
         hops.network_hop(
             made.steps, hops.SIMPLIFIED, source, f"{file}, simplified", runner, file=file
@@ -164,23 +150,23 @@ def _add_simplified(
 def _add_converted(
     made: Plan,
     artifact: Artifact,
-    choices: Choices,
+    request: Request,
     precision: Precision,
     live: Live | None,
     stack: ExitStack,
 ) -> None:
     file = ONNX_FILES[precision]
     name = str(precision)
-    wanted = choices.precisions is not None and precision in choices.precisions
+    wanted = request.precisions is not None and precision in request.precisions
     if file not in artifact.manifest.files and not wanted:
         reason = f"there is no {file}; make it with: dfvt-deploy convert --precision {precision}"
         made.not_run.append(NotRun(name=name, reason=reason))
         return
     needed = live is not None and live.served.removesuffix(_PLAN).startswith(f"model.{precision}")
-    if choices.precisions is not None and not wanted and not needed:
+    if request.precisions is not None and not wanted and not needed:
         made.not_run.append(NotRun(name=name, reason=f"left out: --precision {precision}"))
         return
-    runner = _onnx_runner(artifact.onnx_path(precision), artifact, choices, stack)
+    runner = _onnx_runner(artifact.onnx_path(precision), artifact, request, stack)
     made.hops.append(
         hops.network_hop(
             made.steps,
@@ -196,12 +182,12 @@ def _add_converted(
 
 
 def _add_engines(
-    made: Plan, artifact: Artifact, choices: Choices, live: Live | None, stack: ExitStack
+    made: Plan, artifact: Artifact, request: Request, live: Live | None, stack: ExitStack
 ) -> None:
     files = artifact.manifest.files
     listed = [name for name in files if name.endswith(_PLAN)]
-    if choices.engines is not None:
-        missing = [name for name in choices.engines if name not in listed]
+    if request.engines is not None:
+        missing = [name for name in request.engines if name not in listed]
         if missing:
             raise ArtifactError(
                 f"{artifact.directory} has no {missing[0]}; engines: {', '.join(listed) or 'none'};"
@@ -213,7 +199,7 @@ def _add_engines(
     for name in listed:
         record = files[name]
         served = live is not None and live.served == name
-        if choices.engines is not None and name not in choices.engines and not served:
+        if request.engines is not None and name not in request.engines and not served:
             made.not_run.append(NotRun(name=name, reason="left out: --engine names others"))
             continue
         source = next((h for h in made.hops if h.file == ONNX_FILES[record.precision]), None)
@@ -224,7 +210,7 @@ def _add_engines(
         try:
             runner = _engine_runner(artifact, name, stack)
         except DfvtError as error:
-            if choices.engines is not None and name in choices.engines:
+            if request.engines is not None and name in request.engines:
                 raise
             made.not_run.append(NotRun(name=name, reason=str(error)))
             continue
@@ -257,8 +243,7 @@ def _add_served(made: Plan, artifact: Artifact, live: Live | None, stack: ExitSt
             "no server: --serve starts one on --repository, --url names one that runs (dfvt-deploy "
             "populate makes the repository)"
         )
-        served = (hops.PREPROCESS, hops.NETWORK, hops.POSTPROCESS, hops.ENSEMBLE)
-        made.not_run += [NotRun(name=name, reason=reason) for name in served]
+        made.not_run.append(NotRun(name="triton", reason=reason))
         return
     name = artifact.manifest.name
     source = next((hop for hop in made.hops if hop.file == live.served), None)
@@ -287,11 +272,11 @@ def _add_served(made: Plan, artifact: Artifact, live: Live | None, stack: ExitSt
     ]
 
 
-def _onnx_runner(path: Path, artifact: Artifact, choices: Choices, stack: ExitStack) -> Runner:
+def _onnx_runner(path: Path, artifact: Artifact, request: Request, stack: ExitStack) -> Runner:
     task = SERVED_TASKS[artifact.manifest.task]
-    providers: Any = CUDA if choices.device == "cuda" else CPU
+    providers: Any = CUDA if request.device == "cuda" else CPU
     runner: Runner = stack.enter_context(
-        OnnxRuntimeRunner(path, providers, choices.threads, arena=task.arena)
+        OnnxRuntimeRunner(path, providers, request.threads, arena=task.arena)
     )
     return runner
 

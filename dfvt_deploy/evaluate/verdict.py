@@ -3,7 +3,7 @@ guilty of what was lost."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Literal
 
 from pydantic import Field
@@ -14,7 +14,7 @@ from .agreement import Agreement
 
 Outcome = Literal["passed", "failed", "inconclusive"]
 
-#: Where results of dataset metrics are compared at all: below it a drop is rounding.
+#: Points below which a drop is rounding.
 _NO_DROP = 1e-9
 
 
@@ -36,7 +36,6 @@ class HopResult(Record):
     step_checks, total_checks: their figures and limits.
     scores: of the dataset's metric, in points. drop: of its first, against the reference.
     step_drop: the same, against the hop before it.
-    classes: by class id, how much the hop answered of it: images, detections or pixels.
     file, sha256: of the exported model, where the hop is one of its files.
     """
 
@@ -55,7 +54,6 @@ class HopResult(Record):
     drop: float | None = None
     step_drop: float | None = None
     gate: GateFigures | None = None
-    classes: dict[int, float] = Field(default_factory=dict)
     milliseconds: float = 0
     outcome: Outcome | Literal["reference"]
     reason: str = ""
@@ -84,13 +82,37 @@ class ImageChange(Record):
     change: float
 
 
+class ClassChange(Record):
+    """One class in the reference's answers and in the shown hop's.
+
+    reference, candidate: images, pixels or detections that were given the class.
+    reference_score, candidate_score: of the class alone, in points of the metric.
+    """
+
+    class_id: int
+    label: str
+    reference: float
+    candidate: float
+    reference_score: float | None = None
+    candidate_score: float | None = None
+
+    @property
+    def change(self) -> float:
+        return self.candidate - self.reference
+
+    @property
+    def score_change(self) -> float:
+        return (self.candidate_score or 0) - (self.reference_score or 0)
+
+
 class Validation(Record):
     """The accuracy account of one exported model.
 
     guilty: the first hop whose step leaves its limits, or that with the largest drop.
     reason: why the outcome is what it is, in a sentence.
     metric: the dataset's first figure, None without labels.
-    shown: the hop whose answers `changed` are about.
+    shown: the hop that `classes` and `changed` are about.
+    refused: images that could not be judged; `unjudged` lists the first of them.
     notes: what a reader must know about these figures.
     reports: the files written, by kind.
     """
@@ -112,11 +134,12 @@ class Validation(Record):
     hops: tuple[HopResult, ...]
     not_run: tuple[NotRun, ...]
     unjudged: tuple[Unjudged, ...]
+    refused: int
     shown: str | None
+    classes: tuple[ClassChange, ...]
     changed: tuple[ImageChange, ...]
     layers: LayerComparison | None = None
     notes: tuple[str, ...]
-    labels: tuple[str, ...]
     checkpoint: str
     versions: dict[str, str]
     hardware: dict[str, str]
@@ -178,20 +201,30 @@ def judge(hop: HopResult) -> HopResult:
     return _decided(hop, "passed", "")
 
 
-def guilty_of(hops: Mapping[str, HopResult]) -> str | None:
-    """The hop to blame for the first that did not pass: on the way to it, the first that left
-    its step's limits, else the one with the largest drop; None if all passed.
+def accused_of(hops: Sequence[HopResult]) -> HopResult | None:
+    """The first hop that failed, else the first about which nothing could be decided."""
+    for outcome in ("failed", "inconclusive"):
+        for hop in hops:
+            if hop.outcome == outcome:
+                return hop
+    return None
 
-    hops: judged, by name, in order.
+
+def guilty_of(hops: Sequence[HopResult]) -> str | None:
+    """The hop to blame: on the way to the accused one, the first that left its step's limits,
+    else the one with the largest drop. None if nobody is accused.
+
+    hops: judged, in order.
     """
-    accused = next((h for h in hops.values() if h.outcome not in ("reference", "passed")), None)
+    accused = accused_of(hops)
     if accused is None:
         return None
+    by_name = {hop.name: hop for hop in hops}
     way: list[HopResult] = []
-    hop: HopResult | None = accused
-    while hop is not None and hop.source is not None:
+    hop = accused
+    while hop.source is not None:
         way.insert(0, hop)
-        hop = hops[hop.source]
+        hop = by_name[hop.source]
     for hop in way:
         if not all(check.passed for check in hop.step_checks):
             return hop.name
