@@ -33,6 +33,10 @@ def populate(
     device: Annotated[
         Literal["cpu", "gpu"], typer.Option("--device", help="Where the network runs.")
     ] = "cpu",
+    require_validated: Annotated[
+        bool,
+        typer.Option("--require-validated", help="Only a file that `validate` passed; else 4."),
+    ] = False,
     max_batch_size: Annotated[
         int | None,
         typer.Option("--max-batch-size", help="64 by default, 4 for dense tasks."),
@@ -98,6 +102,7 @@ def populate(
                 precision=precision,
                 version=version,
                 options=options,
+                require_validated=require_validated,
             )
 
         with each([(folder,) for folder in folders], populate_one) as done:

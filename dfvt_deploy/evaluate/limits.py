@@ -54,7 +54,7 @@ _SAME_LABELS = Limit("labels that differ", 0)
 #: Between answers.
 ANSWERS: Mapping[Task, Mapping[Precision, tuple[Limit, ...]]] = {
     Task.CLASSIFICATION: {
-        Precision.FP32: (Limit("scores, max absolute", 1e-3), _SAME_LABELS),
+        Precision.FP32: (Limit("scores, max relative", 1e-3), _SAME_LABELS),
         Precision.FP16: (Limit("top1", 0.99, least=True), _SAME_LABELS),
         Precision.INT8: (Limit("top1", 0.95, least=True), _SAME_LABELS),
     },

@@ -7,7 +7,6 @@ import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
@@ -222,9 +221,3 @@ def _data_uri(image: Image.Image) -> str:
     file = io.BytesIO()
     image.save(file, "JPEG", quality=82)
     return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
-
-
-def report_files(directory: Path, json_name: str) -> list[Path]:
-    """The reports of a verdict, JSON first, as far as they exist."""
-    names = (json_name, f"{json_name.removesuffix('.json')}.html")
-    return [path for name in names if (path := directory / name).is_file()]

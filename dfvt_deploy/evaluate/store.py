@@ -41,9 +41,18 @@ class ResultStore:
     def __enter__(self) -> ResultStore:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._file = self.path.open("a+b")
-        self._file.seek(0)
+        try:
+            self._file.truncate(self._find_lines(self._file))
+        except BaseException:
+            self._file.close()
+            raise
+        return self
+
+    def _find_lines(self, file: IO[bytes]) -> int:
+        """Where the last whole line ends."""
+        file.seek(0)
         end = 0
-        for number, line in enumerate(self._file, start=1):
+        for number, line in enumerate(file, start=1):
             if not line.endswith(b"\n"):
                 break
             try:
@@ -54,8 +63,7 @@ class ResultStore:
                     f"{self.path} line {number} is damaged ({error}); start over with --fresh"
                 ) from error
             end += len(line)
-        self._file.truncate(end)
-        return self
+        return end
 
     def __exit__(
         self,

@@ -233,7 +233,7 @@ def _found(
         guilty=guilty,
         reason=reason,
         reference=plan.hops[0].title,
-        dataset=f"{dataset.kind} {dataset.name}",
+        dataset=dataset.name if request.dataset is None else f"{dataset.name} ({dataset.kind})",
         images=account.images,
         metric=account.metric.names[0] if account.metric else None,
         max_drop=request.max_drop,

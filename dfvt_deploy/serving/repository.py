@@ -34,6 +34,9 @@ pillow>=10.3
 opencv-python-headless>=4.8
 """
 
+#: Stem of the reports that a version carries beside its network, where its file was validated.
+REPORT = "validation"
+
 _HERE = Path(__file__).parent
 
 
@@ -74,6 +77,7 @@ def populate(
     precision: Precision | str = Precision.FP32,
     version: int | None = None,
     options: PopulateOptions | None = None,
+    require_validated: bool = False,
 ) -> PopulatedModel:
     """Add a version of an exported model to a repository: ensemble, preprocess, network and
     postprocess.
@@ -84,9 +88,11 @@ def populate(
     Args:
         model: folder of the exported model (`exports/<name>`).
         version: the next free one by default.
+        require_validated: take only a file that `validate` passed.
 
     Raises:
         ArtifactError: the export is missing, stale or was changed.
+        GateFailed: a passing verdict is required, and the file has none.
         BadInput: the version exists, or an option is out of range.
         StageFailed: the repository cannot be written.
     """
@@ -97,6 +103,8 @@ def populate(
     if backend != "onnxruntime":
         raise BadInput(f"backend {backend} is not supported yet; use onnxruntime")
     network_file = artifact.onnx_path(Precision(precision))
+    if require_validated:
+        artifact.require_validated(network_file.name)
     name = artifact.manifest.name
     newest = newest_version(repository, name)
     version = newest + 1 if version is None else version
@@ -161,6 +169,8 @@ def _stage(
     if sha256_of(network / "model.onnx") != manifest.files[network_file.name].sha256:
         raise StageFailed(f"{network_file} changed while it was copied; run populate again")
     shutil.copyfile(artifact.directory / MANIFEST, network / MANIFEST)
+    for kind, report in artifact.reports(network_file.name).items():
+        shutil.copyfile(report, network / f"{REPORT}.{kind}")
     labels = "".join(f"{label}\n" for label in manifest.labels)
     postprocess = staging / f"{manifest.name}_postprocess" / str(version)
     (postprocess / "labels.txt").write_text(labels, encoding="utf-8")
