@@ -22,7 +22,8 @@ class OnnxRuntimeRunner:
     """One ONNX file in one session.
 
     Args:
-        providers: in order of preference; the CPU by default, so that figures compare.
+        providers: in order of preference; the CPU by default, so that figures compare. The first
+            one must come up: onnxruntime would otherwise run on the next one without an error.
         threads: of one operator; onnxruntime's choice (all cores) by default.
         arena: keep memory between runs; with sizes that differ it keeps the most ever needed.
     """
@@ -57,11 +58,14 @@ class OnnxRuntimeRunner:
             )
         except Exception as error:  # onnxruntime's exceptions have no common base
             raise StageFailed(f"onnxruntime cannot load {self.path}: {error}") from error
-        wanted = self.providers[0] if isinstance(self.providers[0], str) else self.providers[0][0]
-        if (used := self._session.get_providers()[0]) != wanted:
+        first, found = self.providers[0], self._session.get_providers()
+        wanted = first if isinstance(first, str) else first[0]
+        if wanted not in found:
+            self._session = None
             raise StageFailed(
-                f"onnxruntime has no {wanted} here and would run on {used}; install "
-                "onnxruntime-gpu with its CUDA libraries, or run on the CPU"
+                f"onnxruntime {onnxruntime.__version__} runs {self.path.name} on "
+                f"{', '.join(found)}, not on {wanted}; it was built with "
+                f"{', '.join(onnxruntime.get_available_providers())}" + _remedy(wanted)
             )
         return self
 
@@ -76,3 +80,9 @@ class OnnxRuntimeRunner:
     def infer(self, feed: Tensors) -> dict[str, NDArray[Any]]:
         names = [output.name for output in self._session.get_outputs()]
         return dict(zip(names, self._session.run(names, dict(feed)), strict=True))
+
+
+def _remedy(provider: str) -> str:
+    if provider != "CUDAExecutionProvider":
+        return ""
+    return "; run: pip uninstall onnxruntime && pip install 'onnxruntime-gpu[cuda,cudnn]'"
