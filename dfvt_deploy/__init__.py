@@ -15,6 +15,7 @@ __version__ = "0.1.0"
 #: Where each function lives; no module may have the name of one.
 _FUNCTIONS = {
     "export": "conversion.export",
+    "convert": "conversion.convert",
     "open_artifact": "artifact",
     "populate": "serving.repository",
     "predict": "serving.client",

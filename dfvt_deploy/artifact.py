@@ -26,7 +26,7 @@ from pydantic import (
 
 from .errors import ArtifactError, GateFailed
 from .files import locked, sha256_of, write_text
-from .types import InputKind, Nms, Precision, Task, Variant
+from .types import InputKind, Int8Target, Nms, Precision, Task, Variant
 
 MANIFEST = "manifest.json"
 ONNX_FILES = {
@@ -133,18 +133,21 @@ class Calibration(Record):
 class ConversionRecord(Record):
     """How a file of lower precision was made from model.onnx.
 
+    target: what an INT8 file was made for.
     kept_fp32: names of nodes, and operators, that were told to stay in float32.
-    operators: nodes by operator, then by the precision they ended in.
-    reasons: why nodes stayed in float32, with their number.
+    operators: nodes by operator, then by the precision they ended in; `other` has no
+        floating-point values.
+    reasons: why nodes stayed in float32, with their number by operator.
     """
 
     created: str
     command: str
     versions: dict[str, str]
     calibration: Calibration | None = None
+    target: Int8Target | None = None
     kept_fp32: tuple[str, ...] = ()
     operators: dict[str, dict[str, int]]
-    reasons: dict[str, int] = {}
+    reasons: dict[str, dict[str, int]] = {}
     checks: tuple[Check, ...] = ()
     seconds: dict[str, float] = {}
 

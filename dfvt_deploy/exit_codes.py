@@ -23,6 +23,7 @@ _EXTRAS = {
     "onnxsim": "export",
     "safetensors": "export",
     "onnxruntime": "cpu",
+    "modelopt": "convert",
     "tritonclient": "client",
     "google": "client",
     "jinja2": "validate",

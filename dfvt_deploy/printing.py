@@ -10,11 +10,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .types import Task
+from .types import Precision, Task
 
 if TYPE_CHECKING:
     from .artifact import Artifact
     from .checkup import Finding
+    from .conversion.convert import Converted
     from .evaluate.verdict import LayerComparison, Validation
     from .models.table import ModelRow
     from .serving.client import Prediction
@@ -69,6 +70,39 @@ def print_export(artifact: Artifact, *, next_step: bool = True) -> None:
             f"next: dfvt-deploy populate {manifest.name} --exports {artifact.directory.parent}, "
             "then dfvt-deploy serve"
         )
+
+
+def print_conversion(converted: Converted) -> None:
+    from .artifact import ONNX_FILES
+
+    record, manifest = converted.record, converted.artifact.manifest
+    precisions = sorted({name for row in record.operators.values() for name in row})
+    if "other" in precisions:  # last
+        precisions = [*(p for p in precisions if p != "other"), "other"]
+    rows = [
+        [operator, *(str(row[p]) if p in row else "" for p in precisions)]
+        for operator, row in record.operators.items()
+    ]
+    totals = [sum(row.get(p, 0) for row in record.operators.values()) for p in precisions]
+    print_table(
+        f"{manifest.name}: nodes by precision (other: no floating-point values)",
+        ["operator", *precisions],
+        [*rows, ["all", *map(str, totals)]],
+    )
+    print_table(
+        "Why nodes stayed in FP32",
+        ["reason", "nodes", "operators"],
+        [
+            [reason, str(sum(row.values())), ", ".join(f"{n} {name}" for name, n in row.items())]
+            for reason, row in record.reasons.items()
+        ],
+    )
+    for check in record.checks:
+        print(f"{check.name}: {check.figure:.3g} (limit {check.limit:.3g})")
+    before = manifest.files[ONNX_FILES[Precision.FP32]].size
+    after = manifest.files[converted.file.name].size
+    times = ", ".join(f"{step} {seconds:.1f} s" for step, seconds in record.seconds.items())
+    print(f"{converted.file}: {after / 1e6:.1f} MB, {after / before:.0%} of FP32 ({times})")
 
 
 def print_models(rows: Sequence[ModelRow]) -> None:

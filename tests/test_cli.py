@@ -21,6 +21,7 @@ ROOT = Path(__file__).parent.parent
 COMMANDS = [
     "models",
     "export",
+    "convert",
     "validate",
     "populate",
     "serve",

@@ -4,7 +4,16 @@ A file here is a group of commands. Heavy packages are imported inside the comma
 `--help` needs none of them.
 """
 
-from . import exporting, machine, serving, validating, walkthrough
+from . import converting, exporting, machine, serving, validating, walkthrough
 from .app import app, main
 
-__all__ = ["app", "exporting", "machine", "main", "serving", "validating", "walkthrough"]
+__all__ = [
+    "app",
+    "converting",
+    "exporting",
+    "machine",
+    "main",
+    "serving",
+    "validating",
+    "walkthrough",
+]
