@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from dfvt_deploy.conversion.convert import convert
 from onnx import helper, numpy_helper
 from typer.testing import CliRunner
 
 from dfvt_deploy.artifact import Artifact, file_record, open_artifact, update_manifest
 from dfvt_deploy.cli import app
+from dfvt_deploy.conversion.convert import convert
 from dfvt_deploy.errors import BadInput, CheckpointError, GateFailed
 from dfvt_deploy.evaluate import passing
 from dfvt_deploy.evaluate.validation import validate
@@ -112,7 +112,7 @@ def test_the_whole_way_from_pytorch_to_a_served_answer(mine, labelled, tmp_path)
     assert found.hop("pytorch").scores["top1"] >= 90
     assert found.hop("triton ensemble").total.figures["top1"] >= 0.97
     assert found.hop("triton preprocess").step.tensors["images"].max_abs == 0
-    assert 0 < found.hop("fp16").step.tensors["logits"].max_rel < 0.005
+    assert 0 < found.hop("fp16").step.tensors["logits"].max_rel < 0.01
 
 
 def test_swapped_channels_in_the_servers_preprocessing(mine, labelled, tmp_path):

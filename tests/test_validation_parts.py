@@ -59,11 +59,11 @@ def test_a_damaged_store_is_refused(tmp_path):
 
 def test_a_check_tells_the_limit_that_would_have_been_needed():
     reference = {"logits": np.array([[3.0, 1.0, -4.0]], np.float32)}
-    candidate = {"logits": reference["logits"] + np.float32(0.04)}
+    candidate = {"logits": reference["logits"] + np.float32(0.08)}
     found = compare_outputs(Task.CLASSIFICATION, reference, candidate)
     limits = NETWORK[Task.CLASSIFICATION]
     (check, *_) = checks(found, limits[Precision.FP16])
-    assert check.figure == pytest.approx(0.01, rel=1e-5)
+    assert check.figure == pytest.approx(0.02, rel=1e-5)
     assert not check.passed
     assert all(c.passed for c in checks(found, limits[Precision.INT8]))
 
@@ -296,7 +296,7 @@ def test_the_report_takes_nothing_from_elsewhere_and_escapes_what_it_is_given():
     assert "width=device-width" in text
     assert "fp16 (guilty)" not in page.text
     assert "failed (guilty)" in page.text
-    assert "logits, max relative 0.125 (≤ 0.005)" in page.text
+    assert "logits, max relative 0.125 (≤ 0.01)" in page.text
 
 
 def test_the_waterfall_goes_from_the_figure_before_to_its_own():
