@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from dfvt_deploy.runners.pytorch import PytorchRunner, model_from_manifest
 from numpy.typing import NDArray
 
 from dfvt_deploy import open_artifact
@@ -23,6 +22,7 @@ from dfvt_deploy.conversion.recipe import as_input, random_images
 from dfvt_deploy.evaluate.agreement import Agreement, compare_outputs
 from dfvt_deploy.runners import Runner, Tensors
 from dfvt_deploy.runners.onnx_runtime import OnnxRuntimeRunner
+from dfvt_deploy.runners.pytorch import PytorchRunner, model_from_manifest
 from dfvt_deploy.tasks import classification, detection, segmentation
 from dfvt_deploy.tasks.images import decode_image
 from dfvt_deploy.types import Precision, Task

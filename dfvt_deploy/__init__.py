@@ -21,6 +21,7 @@ _FUNCTIONS = {
     "populate": "serving.repository",
     "predict": "serving.client",
     "serve": "serving.server",
+    "validate": "evaluate.validation",
     "quickstart": "walkthrough",
     "doctor": "checkup",
 }

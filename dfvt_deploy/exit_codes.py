@@ -28,6 +28,8 @@ _EXTRAS = {
     "google": "client",
     "tensorrt": "tensorrt",
     "tensorrt_rtx_bindings": "rtx",
+    "jinja2": "validate",
+    "pycocotools": "validate",
 }
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .checkup import Finding
     from .conversion.convert import Converted
     from .engines.build import Built
+    from .evaluate.verdict import LayerComparison, Validation
     from .models.table import ModelRow
     from .serving.client import Prediction
     from .serving.repository import PopulatedModel
@@ -127,6 +128,57 @@ def print_models(rows: Sequence[ModelRow]) -> None:
         "GMACs of Mask R-CNN by part (1000 proposals, 100 masks; norms and activations not)",
         ["model", *detectors[0].gmacs_by_part],
         [[row.name, *(f"{g:.1f}" for g in row.gmacs_by_part.values())] for row in detectors],
+    )
+
+
+def print_validation(found: Validation, directory: Path) -> None:
+    from .evaluate.report import needed, told
+
+    scored = [found.metric, "drop"] if found.metric else []
+    rows = []
+    for hop in found.hops:
+        scores = []
+        if found.metric:
+            scores.append(f"{hop.scores[found.metric]:.2f}" if hop.scores else "")
+            bound = f" (bound {hop.gate.upper_bound:.2f})" if hop.gate else ""
+            scores.append("" if hop.drop is None else f"{hop.drop:.2f}{bound}")
+        rows.append(
+            [
+                hop.name,
+                hop.source or "",
+                "\n".join(needed(check) for check in told(hop.step_checks)),
+                "\n".join(needed(check) for check in told(hop.total_checks)),
+                *scores,
+                f"{hop.outcome}, guilty" if hop.name == found.guilty else hop.outcome,
+            ]
+        )
+    print_table(
+        f"{found.model} on {found.images:,} images of {found.dataset}; found (and allowed)",
+        ["hop", "compared with", "this step", "against the reference", *scored, "outcome"],
+        rows,
+    )
+    for left_out in found.not_run:
+        print(f"not run: {left_out.name}: {left_out.reason}")
+    for image in found.unjudged:
+        print(f"not judged: {image.image}, refused by {image.hop}: {image.reason}")
+    if found.layers:
+        print(_layers_told(found.layers))
+    for text in found.notes:
+        print(text)
+    print(f"report: {directory / found.reports['html']}")
+    guilty = f", guilty: {found.guilty}" if found.guilty else ""
+    print(f"{found.outcome}{guilty}: {found.reason}")
+
+
+def _layers_told(layers: LayerComparison) -> str:
+    compared = f"{layers.compared} inner tensors of {layers.file}"
+    if layers.first is None:
+        return f"{compared}: all within {layers.limit:g} of their largest value"
+    first = layers.first
+    bad = f", {first.non_finite} values not finite" if first.non_finite else ""
+    return (
+        f"{compared}: the first beyond {layers.limit:g} of its largest value is {first.tensor} "
+        f"({first.operator}), max absolute {first.max_abs:.3g}, relative {first.max_rel:.3g}{bad}"
     )
 
 

@@ -4,7 +4,16 @@ A file here is a group of commands. Heavy packages are imported inside the comma
 `--help` needs none of them.
 """
 
-from . import container, converting, engines, exporting, machine, serving, walkthrough
+from . import (
+    container,
+    converting,
+    engines,
+    exporting,
+    machine,
+    serving,
+    validating,
+    walkthrough,
+)
 from .app import app, main
 
 __all__ = [
@@ -16,5 +25,6 @@ __all__ = [
     "machine",
     "main",
     "serving",
+    "validating",
     "walkthrough",
 ]
