@@ -1,6 +1,7 @@
 """How large the values inside a network become on given images, and where they stop being finite.
 
-Each tensor's extremes and sum are computed inside the graph, so that only three numbers of a tensor are held, whatever the number and size of the images.
+Each tensor's extremes and sum are computed inside the graph, so that only three numbers of a tensor
+are held, whatever the number and size of the images.
 """
 
 from __future__ import annotations
