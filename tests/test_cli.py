@@ -18,7 +18,17 @@ from dfvt_deploy.errors import DfvtError
 from .fixtures import encoded, photograph
 
 ROOT = Path(__file__).parent.parent
-COMMANDS = ["models", "export", "populate", "serve", "predict", "doctor", "quickstart"]
+COMMANDS = [
+    "models",
+    "export",
+    "convert",
+    "validate",
+    "populate",
+    "serve",
+    "predict",
+    "doctor",
+    "quickstart",
+]
 
 
 def run(*arguments, cwd=None, environment=None, **options) -> subprocess.CompletedProcess:

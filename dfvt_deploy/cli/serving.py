@@ -37,6 +37,10 @@ def populate(
         Literal["cpu", "gpu"] | None,
         typer.Option("--device", help="Where the network runs: cpu, with tensorrt always gpu."),
     ] = None,
+    require_validated: Annotated[
+        bool,
+        typer.Option("--require-validated", help="Only a file that `validate` passed; else 4."),
+    ] = False,
     max_batch_size: Annotated[
         int | None,
         typer.Option("--max-batch-size", help="64 by default, 4 for dense tasks."),
@@ -111,6 +115,7 @@ def populate(
                 flavor=flavor,
                 version=version,
                 options=options,
+                require_validated=require_validated,
             )
 
         with each([(folder,) for folder in folders], populate_one) as done:

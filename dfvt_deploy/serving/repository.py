@@ -37,6 +37,9 @@ pillow>=10.3
 opencv-python-headless>=4.8
 """
 
+#: Stem of the reports that a version carries beside its network, where its file was validated.
+REPORT = "validation"
+
 _HERE = Path(__file__).parent
 
 
@@ -79,6 +82,7 @@ def populate(
     engines: Sequence[Engine] | None = None,
     version: int | None = None,
     options: PopulateOptions | None = None,
+    require_validated: bool = False,
 ) -> PopulatedModel:
     """Add a version of an exported model to a repository: ensemble, preprocess, network and
     postprocess.
@@ -95,10 +99,12 @@ def populate(
         engines: the plans to serve, as `engines.record.open_engine` gives them; all of the
             precision and flavor by default.
         version: the next free one by default.
+        require_validated: take only a file that `validate` passed.
 
     Raises:
         ArtifactError: the export or a plan is missing, stale or was changed, or a plan takes
             fewer images than `max_batch_size`.
+        GateFailed: a passing verdict is required, and the file has none.
         BadInput: the version exists, or an option is out of range.
         StageFailed: the repository cannot be written.
     """
@@ -116,6 +122,9 @@ def populate(
         network = onnxruntime_network(artifact, Precision(precision))
     if options.placement.cuda_graphs:
         check_cuda_graphs(artifact.manifest, network)
+    if require_validated:
+        for file in network.judged:
+            artifact.require_validated(file)
     name = artifact.manifest.name
     newest = newest_version(repository, name)
     version = newest + 1 if version is None else version
@@ -181,6 +190,10 @@ def _stage(
         if record is not None and sha256_of(directory / file) != record.sha256:
             raise StageFailed(f"{source} changed while it was copied; run populate again")
     shutil.copyfile(artifact.directory / MANIFEST, directory / MANIFEST)
+    for file in network.judged:
+        stem = REPORT if len(network.judged) == 1 else f"{REPORT}.{file}"
+        for kind, report in artifact.reports(file).items():
+            shutil.copyfile(report, directory / f"{stem}.{kind}")
     labels = "".join(f"{label}\n" for label in manifest.labels)
     postprocess = staging / f"{manifest.name}_postprocess" / str(version)
     (postprocess / "labels.txt").write_text(labels, encoding="utf-8")
