@@ -8,10 +8,10 @@ from pathlib import Path
 
 from ..artifact import Artifact, Manifest
 from ..engines.profiles import DEFAULTS
-from ..engines.record import Engine, EngineRecord, Flavor, engines_of, record_path
+from ..engines.record import Engine, EngineRecord, engines_of, record_path
 from ..errors import ArtifactError, BadInput
 from ..progress import warn
-from ..types import Precision, Task
+from ..types import Flavor, Precision, Task
 from .config import WARMUP_SIZE, NetworkFiles
 
 #: The name of an ONNX file in a repository, whatever its precision.
