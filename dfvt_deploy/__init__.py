@@ -16,10 +16,12 @@ __version__ = "0.1.0"
 _FUNCTIONS = {
     "build_trt": "engines.build",
     "export": "conversion.export",
+    "convert": "conversion.convert",
     "open_artifact": "artifact",
     "populate": "serving.repository",
     "predict": "serving.client",
     "serve": "serving.server",
+    "validate": "evaluate.validation",
     "quickstart": "walkthrough",
     "doctor": "checkup",
 }

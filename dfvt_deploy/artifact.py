@@ -24,9 +24,9 @@ from pydantic import (
     model_validator,
 )
 
-from .errors import ArtifactError
+from .errors import ArtifactError, GateFailed
 from .files import locked, sha256_of, write_text
-from .types import InputKind, Nms, Precision, Task, Variant
+from .types import InputKind, Int8Target, Nms, Precision, Task, Variant
 
 MANIFEST = "manifest.json"
 ONNX_FILES = {
@@ -133,18 +133,21 @@ class Calibration(Record):
 class ConversionRecord(Record):
     """How a file of lower precision was made from model.onnx.
 
+    target: what an INT8 file was made for.
     kept_fp32: names of nodes, and operators, that were told to stay in float32.
-    operators: nodes by operator, then by the precision they ended in.
-    reasons: why nodes stayed in float32, with their number.
+    operators: nodes by operator, then by the precision they ended in; `other` has no
+        floating-point values.
+    reasons: why nodes stayed in float32, with their number by operator.
     """
 
     created: str
     command: str
     versions: dict[str, str]
     calibration: Calibration | None = None
+    target: Int8Target | None = None
     kept_fp32: tuple[str, ...] = ()
     operators: dict[str, dict[str, int]]
-    reasons: dict[str, int] = {}
+    reasons: dict[str, dict[str, int]] = {}
     checks: tuple[Check, ...] = ()
     seconds: dict[str, float] = {}
 
@@ -155,7 +158,7 @@ class Verdict(Record):
     file_sha256: the file that was judged; a file changed since then has no verdict.
     metric: of the dataset in points, or the agreement where there were no labels.
     figures: the figures it rests on, by name; those of a gate are `drop`, `upper_bound`, `limit`.
-    report: file name of the report, beside the manifest.
+    report: file name of the JSON report, beside the manifest; the HTML one is beside it.
     """
 
     verdict: Literal["passed", "failed", "inconclusive"]
@@ -246,6 +249,39 @@ class Artifact:
                 f"remake it with: {remake}"
             )
         return self.directory / name
+
+    def verdict(self, file: str) -> Verdict | None:
+        """What was decided about a file as it is now; None if nothing was."""
+        verdict = self.manifest.verdicts.get(file)
+        record = self.manifest.files.get(file)
+        if verdict is None or record is None or verdict.file_sha256 != record.sha256:
+            return None
+        return verdict
+
+    def require_validated(self, file: str) -> None:
+        """Raises GateFailed unless `validate` passed this file as it is now."""
+        verdict = self.verdict(file)
+        if verdict is not None and verdict.verdict == "passed":
+            return
+        path = self.directory / file
+        remedy = f"dfvt-deploy validate {self.manifest.name}"
+        if verdict is not None:
+            raise GateFailed(
+                f"{path} did not pass: {verdict.verdict}, on {verdict.images:,} images of "
+                f"{verdict.dataset} ({verdict.report}); mend it and run: {remedy}"
+            )
+        earlier = file in self.manifest.verdicts
+        found = "was changed since it was validated" if earlier else "was never validated"
+        raise GateFailed(f"{path} {found}; run: {remedy}")
+
+    def reports(self, file: str) -> dict[str, Path]:
+        """The reports of a file's verdict by kind, `json` and `html`, as far as they exist."""
+        verdict = self.verdict(file)
+        if verdict is None:
+            return {}
+        stem = verdict.report.removesuffix(".json")
+        paths = {kind: self.directory / f"{stem}.{kind}" for kind in ("json", "html")}
+        return {kind: path for kind, path in paths.items() if path.is_file()}
 
 
 def check_model_name(name: str) -> None:

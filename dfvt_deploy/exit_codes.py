@@ -23,10 +23,13 @@ _EXTRAS = {
     "onnxsim": "export",
     "safetensors": "export",
     "onnxruntime": "cpu",
+    "modelopt": "convert",
     "tritonclient": "client",
     "google": "client",
     "tensorrt": "tensorrt",
     "tensorrt_rtx_bindings": "rtx",
+    "jinja2": "validate",
+    "pycocotools": "validate",
 }
 
 

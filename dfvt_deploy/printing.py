@@ -10,12 +10,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .types import Task
+from .types import Precision, Task
 
 if TYPE_CHECKING:
     from .artifact import Artifact
     from .checkup import Finding
+    from .conversion.convert import Converted
     from .engines.build import Built
+    from .evaluate.verdict import LayerComparison, Validation
     from .models.table import ModelRow
     from .serving.client import Prediction
     from .serving.repository import PopulatedModel
@@ -71,6 +73,39 @@ def print_export(artifact: Artifact, *, next_step: bool = True) -> None:
         )
 
 
+def print_conversion(converted: Converted) -> None:
+    from .artifact import ONNX_FILES
+
+    record, manifest = converted.record, converted.artifact.manifest
+    precisions = sorted({name for row in record.operators.values() for name in row})
+    if "other" in precisions:  # last
+        precisions = [*(p for p in precisions if p != "other"), "other"]
+    rows = [
+        [operator, *(str(row[p]) if p in row else "" for p in precisions)]
+        for operator, row in record.operators.items()
+    ]
+    totals = [sum(row.get(p, 0) for row in record.operators.values()) for p in precisions]
+    print_table(
+        f"{manifest.name}: nodes by precision (other: no floating-point values)",
+        ["operator", *precisions],
+        [*rows, ["all", *map(str, totals)]],
+    )
+    print_table(
+        "Why nodes stayed in FP32",
+        ["reason", "nodes", "operators"],
+        [
+            [reason, str(sum(row.values())), ", ".join(f"{n} {name}" for name, n in row.items())]
+            for reason, row in record.reasons.items()
+        ],
+    )
+    for check in record.checks:
+        print(f"{check.name}: {check.figure:.3g} (limit {check.limit:.3g})")
+    before = manifest.files[ONNX_FILES[Precision.FP32]].size
+    after = manifest.files[converted.file.name].size
+    times = ", ".join(f"{step} {seconds:.1f} s" for step, seconds in record.seconds.items())
+    print(f"{converted.file}: {after / 1e6:.1f} MB, {after / before:.0%} of FP32 ({times})")
+
+
 def print_models(rows: Sequence[ModelRow]) -> None:
     print_table(
         "DFvT models (MACs counted here; the paper's FLOPs are multiply-accumulates)",
@@ -93,6 +128,57 @@ def print_models(rows: Sequence[ModelRow]) -> None:
         "GMACs of Mask R-CNN by part (1000 proposals, 100 masks; norms and activations not)",
         ["model", *detectors[0].gmacs_by_part],
         [[row.name, *(f"{g:.1f}" for g in row.gmacs_by_part.values())] for row in detectors],
+    )
+
+
+def print_validation(found: Validation, directory: Path) -> None:
+    from .evaluate.report import needed, told
+
+    scored = [found.metric, "drop"] if found.metric else []
+    rows = []
+    for hop in found.hops:
+        scores = []
+        if found.metric:
+            scores.append(f"{hop.scores[found.metric]:.2f}" if hop.scores else "")
+            bound = f" (bound {hop.gate.upper_bound:.2f})" if hop.gate else ""
+            scores.append("" if hop.drop is None else f"{hop.drop:.2f}{bound}")
+        rows.append(
+            [
+                hop.name,
+                hop.source or "",
+                "\n".join(needed(check) for check in told(hop.step_checks)),
+                "\n".join(needed(check) for check in told(hop.total_checks)),
+                *scores,
+                f"{hop.outcome}, guilty" if hop.name == found.guilty else hop.outcome,
+            ]
+        )
+    print_table(
+        f"{found.model} on {found.images:,} images of {found.dataset}; found (and allowed)",
+        ["hop", "compared with", "this step", "against the reference", *scored, "outcome"],
+        rows,
+    )
+    for left_out in found.not_run:
+        print(f"not run: {left_out.name}: {left_out.reason}")
+    for image in found.unjudged:
+        print(f"not judged: {image.image}, refused by {image.hop}: {image.reason}")
+    if found.layers:
+        print(_layers_told(found.layers))
+    for text in found.notes:
+        print(text)
+    print(f"report: {directory / found.reports['html']}")
+    guilty = f", guilty: {found.guilty}" if found.guilty else ""
+    print(f"{found.outcome}{guilty}: {found.reason}")
+
+
+def _layers_told(layers: LayerComparison) -> str:
+    compared = f"{layers.compared} inner tensors of {layers.file}"
+    if layers.first is None:
+        return f"{compared}: all within {layers.limit:g} of their largest value"
+    first = layers.first
+    bad = f", {first.non_finite} values not finite" if first.non_finite else ""
+    return (
+        f"{compared}: the first beyond {layers.limit:g} of its largest value is {first.tensor} "
+        f"({first.operator}), max absolute {first.max_abs:.3g}, relative {first.max_rel:.3g}{bad}"
     )
 
 

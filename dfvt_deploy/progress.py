@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -53,6 +53,23 @@ def steps_bar() -> Progress:
         disable=not stderr.is_terminal,
         transient=True,
     )
+
+
+@contextmanager
+def image_bar(text: str, total: int, done: int = 0) -> Iterator[Callable[[], None]]:
+    """A bar that counts images with the remaining time; call what it gives after each."""
+    bar = Progress(
+        "{task.description}",
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=stderr,
+        disable=not stderr.is_terminal,
+        transient=True,
+    )
+    with bar:
+        task = bar.add_task(text, total=total, completed=done)
+        yield lambda: bar.advance(task)
 
 
 def note(text: str) -> None:

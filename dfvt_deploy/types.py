@@ -90,6 +90,44 @@ class NmsOperator(str, Enum):
         return self.value
 
 
+class RangeMethod(str, Enum):
+    """How the range of an activation is chosen from its values on calibration images.
+
+    `ENTROPY` loses the least information, `PERCENTILE` cuts 0.001 % off, `MINMAX` keeps all.
+    """
+
+    ENTROPY = "entropy"
+    PERCENTILE = "percentile"
+    MINMAX = "minmax"
+
+    def __str__(self) -> str:
+        return self.value
+
+
+class Int8Target(str, Enum):
+    """What runs an INT8 file.
+
+    `CPU`: activations uint8 with a zero point, the fast kind in onnxruntime. `TENSORRT`:
+    activations int8 around 0 and biases in float, all that its explicit quantisation takes.
+    """
+
+    CPU = "cpu"
+    TENSORRT = "tensorrt"
+
+    def __str__(self) -> str:
+        return self.value
+
+
+class SearchUnit(str, Enum):
+    """What a search for less loss keeps or gives up as one: single nodes, or all of an operator."""
+
+    NODES = "nodes"
+    OPERATORS = "operators"
+
+    def __str__(self) -> str:
+        return self.value
+
+
 def model_name(task: Task, variant: Variant) -> str:
     """The default name of a model: its folder under `exports/` and its Triton ensemble."""
     return f"dfvt_{variant}_{task}"

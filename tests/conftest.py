@@ -10,6 +10,8 @@ from dfvt_deploy.artifact import Artifact
 from dfvt_deploy.conversion.export import export
 from dfvt_deploy.serving.repository import populate
 from dfvt_deploy.serving.server import TritonServer, serve
+from examples.train_digits import TrainedDigits, train_digits
+from examples.train_shapes import CANVAS, TrainedShapes, train_shapes
 
 from .fixtures import dense_state_dict, fixture_state_dict, save_published
 
@@ -70,6 +72,44 @@ def detection_artifact_t(detection_checkpoint_t, tmp_path_factory) -> Artifact:
         "t",
         "detection",
         checkpoint=detection_checkpoint_t,
+        output=tmp_path_factory.mktemp("exports"),
+    )
+
+
+@pytest.fixture(scope="session")
+def digits(tmp_path_factory) -> TrainedDigits:
+    """DFvT-T that has learnt handwritten digits, and those that were held out."""
+    return train_digits(tmp_path_factory.mktemp("digits"))
+
+
+@pytest.fixture(scope="session")
+def digits_artifact(digits, tmp_path_factory) -> Artifact:
+    """That model exported, uint8 input."""
+    return export(
+        "t",
+        checkpoint=digits.checkpoint,
+        labels=digits.labels,
+        name="digits",
+        output=tmp_path_factory.mktemp("exports"),
+    )
+
+
+@pytest.fixture(scope="session")
+def shapes(tmp_path_factory) -> TrainedShapes:
+    """DFvT-T UPerNet that has learnt five shapes, and images that were held out."""
+    return train_shapes(tmp_path_factory.mktemp("shapes"))
+
+
+@pytest.fixture(scope="session")
+def shapes_artifact(shapes, tmp_path_factory) -> Artifact:
+    """That model exported at the canvas it was trained at, 64x64, uint8 input."""
+    return export(
+        "t",
+        "segmentation",
+        checkpoint=shapes.checkpoint,
+        labels=shapes.labels,
+        name="shapes",
+        static=CANVAS,
         output=tmp_path_factory.mktemp("exports"),
     )
 

@@ -4,7 +4,27 @@ A file here is a group of commands. Heavy packages are imported inside the comma
 `--help` needs none of them.
 """
 
-from . import engines, exporting, machine, serving, walkthrough
+from . import (
+    container,
+    converting,
+    engines,
+    exporting,
+    machine,
+    serving,
+    validating,
+    walkthrough,
+)
 from .app import app, main
 
-__all__ = ["app", "engines", "exporting", "machine", "main", "serving", "walkthrough"]
+__all__ = [
+    "app",
+    "container",
+    "converting",
+    "engines",
+    "exporting",
+    "machine",
+    "main",
+    "serving",
+    "validating",
+    "walkthrough",
+]

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from importlib import metadata
 from pathlib import Path
 
 import onnx
@@ -41,6 +37,7 @@ from ..models.published import published_checkpoint
 from ..progress import stage, warn
 from ..runners.onnx_runtime import OnnxRuntimeRunner
 from ..types import InputKind, Nms, NmsOperator, Precision, Task, Variant, model_name
+from .provenance import timed, tool_versions
 from .recipe import Canvas, GraphOptions
 from .recipes import RECIPES
 from .to_onnx import (
@@ -54,7 +51,6 @@ from .to_onnx import (
 PUBLISHED = "published"
 
 _TOOLS = ("dfvt-deploy", "torch", "onnx", "onnxscript", "onnxsim", "numpy")
-_RUNTIMES = ("onnxruntime", "onnxruntime-gpu")
 
 
 def export(
@@ -109,15 +105,15 @@ def export(
     recipe.refuse(options)
     seconds: dict[str, float] = {}
 
-    with _timed("load", seconds):
+    with timed("load", seconds):
         model, record = _model_from(
             task, variant, checkpoint, backbone_checkpoint, num_classes, nms
         )
         classes = int(model.num_classes)  # type: ignore[arg-type]
         names = labels_for(task, classes, labels)
-    with _timed("export", seconds), stage(f"{name}: exporting with torch.onnx"):
+    with timed("export", seconds), stage(f"{name}: exporting with torch.onnx"):
         exported = onnx_from_graph(recipe.graph(model, options), opset)
-    with _timed("simplify", seconds), stage(f"{name}: simplifying with onnxsim"):
+    with timed("simplify", seconds), stage(f"{name}: simplifying with onnxsim"):
         operators_before = count_operators(exported)
         simplified = simplify(exported)
 
@@ -126,7 +122,7 @@ def export(
     with staged(file) as temporary, staged(directory / MANIFEST) as temporary_manifest:
         onnx.save_model(simplified, temporary)
         with (
-            _timed("check", seconds),
+            timed("check", seconds),
             stage(f"{name}: comparing with PyTorch"),
             OnnxRuntimeRunner(temporary) as runner,
         ):
@@ -146,7 +142,7 @@ def export(
             macs=_macs(task, variant, classes),
             created=now(),
             command=_command(variant, task, record, name, options, opset, num_classes, labels, nms),
-            versions=_versions(),
+            versions=tool_versions(*_TOOLS),
             checkpoint=record,
             input_kind=options.input_kind,
             nms=model.nms if isinstance(model, MaskRCNN) else None,
@@ -281,15 +277,3 @@ def _command(
     if name != model_name(task, variant):
         words.append(f"--name {name}")
     return " ".join([*words, f"--input {options.input_kind}", f"--opset {opset}"])
-
-
-def _versions() -> dict[str, str]:
-    installed = {dist.name.lower(): dist.version for dist in metadata.distributions()}
-    return {tool: installed[tool] for tool in (*_TOOLS, *_RUNTIMES) if tool in installed}
-
-
-@contextmanager
-def _timed(what: str, seconds: dict[str, float]) -> Iterator[None]:
-    start = time.perf_counter()
-    yield
-    seconds[what] = time.perf_counter() - start

@@ -157,14 +157,15 @@ def simplify(model: onnx.ModelProto) -> onnx.ModelProto:
             simplified, check_type=True, strict_mode=True, data_prop=True
         )
         simplified.ir_version = min(simplified.ir_version, MAX_IR_VERSION)
-        _strip(simplified)
+        strip(simplified)
         onnx.checker.check_model(simplified, full_check=True)
     except Exception as error:  # onnxsim and onnx raise their own, changing types
         raise StageFailed(f"the exported graph did not pass onnxsim and onnx: {error}") from error
     return simplified
 
 
-def _strip(model: onnx.ModelProto) -> None:
+def strip(model: onnx.ModelProto) -> None:
+    """Name this package as the producer, and drop what tells where and how a graph was made."""
     model.producer_name = "dfvt-deploy"
     model.producer_version = __version__
     model.doc_string = model.graph.doc_string = ""

@@ -12,6 +12,11 @@ from numpy.typing import NDArray
 from ..errors import MissingDependency, StageFailed
 from . import Tensors
 
+CPU = ("CPUExecutionProvider",)
+
+#: A GPU without TF32, which rounds factors to 10 bits.
+CUDA = (("CUDAExecutionProvider", {"use_tf32": "0"}), "CPUExecutionProvider")
+
 
 class OnnxRuntimeRunner:
     """One ONNX file in one session.
@@ -20,17 +25,21 @@ class OnnxRuntimeRunner:
         providers: in order of preference; the CPU by default, so that figures compare. The first
             one must come up: onnxruntime would otherwise run on the next one without an error.
         threads: of one operator; onnxruntime's choice (all cores) by default.
+        arena: keep memory between runs; with sizes that differ it keeps the most ever needed.
     """
 
     def __init__(
         self,
         path: Path,
-        providers: Sequence[str] = ("CPUExecutionProvider",),
+        providers: Sequence[str | tuple[str, dict[str, str]]] = CPU,
         threads: int | None = None,
+        *,
+        arena: bool = True,
     ) -> None:
         self.path = path
         self.providers = providers
         self.threads = threads
+        self.arena = arena
         self._session: Any = None
 
     def __enter__(self) -> OnnxRuntimeRunner:
@@ -42,13 +51,15 @@ class OnnxRuntimeRunner:
         options.log_severity_level = 3  # its warnings are about what its own optimiser left over
         if self.threads:
             options.intra_op_num_threads = self.threads
+        options.enable_cpu_mem_arena = options.enable_mem_pattern = self.arena
         try:
             self._session = onnxruntime.InferenceSession(
                 str(self.path), options, providers=list(self.providers)
             )
         except Exception as error:  # onnxruntime's exceptions have no common base
             raise StageFailed(f"onnxruntime cannot load {self.path}: {error}") from error
-        wanted, found = self.providers[0], self._session.get_providers()
+        first, found = self.providers[0], self._session.get_providers()
+        wanted = first if isinstance(first, str) else first[0]
         if wanted not in found:
             self._session = None
             raise StageFailed(

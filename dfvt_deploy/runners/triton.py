@@ -87,6 +87,21 @@ class TritonRunner:
         names = [o["name"] if self.protocol == "http" else o.name for o in outputs]
         return {name: result.as_numpy(name) for name in names}
 
+    def output_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of the model's outputs, batch first, -1 where they are free.
+
+        Raises as `infer`.
+        """
+        options: dict[str, Any] = {}
+        if self.protocol == "grpc":
+            options = {"as_json": True, "client_timeout": self.timeout}
+        try:
+            found = self._client.get_model_metadata(self.model, self.version, **options)
+        except Exception as error:
+            raise self._translated(error) from error
+        # gRPC's JSON holds 64-bit numbers as text.
+        return {o["name"]: tuple(map(int, o["shape"])) for o in found["outputs"]}
+
     def _input(self, name: str, value: NDArray[Any]) -> Any:
         from tritonclient.utils import np_to_triton_dtype
 

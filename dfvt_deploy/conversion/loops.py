@@ -1,0 +1,133 @@
+"""Take loops out of a graph and put them back, for tools that do not look into them well.
+
+Without a loop its results are inputs of the graph. What it takes is held by a node that asks for
+its shape, an output of the graph; whatever that node takes later, the loop will take.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
+
+from .graph_tensors import GraphTensors, graph_tensors, own_names, subgraphs, taken
+
+
+@dataclass(frozen=True)
+class CutLoops:
+    """Loops that were taken out.
+
+    results: inputs of the graph that stand for what they give.
+    holders: names of the nodes that stand for them, by the tensor that is held; also of the
+        graph's outputs that these give.
+    """
+
+    loops: Sequence[NodeProto]
+    results: frozenset[str]
+    holders: dict[str, str]
+
+
+def cut_loops(model: ModelProto) -> tuple[ModelProto, CutLoops]:
+    """A copy of the model without the nodes that hold subgraphs, and those nodes."""
+    graph = graph_tensors(model)
+    loops = [node for node in graph.nodes if next(subgraphs(node), None) is not None]
+    cut = ModelProto()
+    cut.CopyFrom(model)
+    rest = [node for node in cut.graph.node if next(subgraphs(node), None) is None]
+    del cut.graph.node[:]
+    cut.graph.node.extend(rest)
+    results = [value for node in loops for value in _results(node, graph)]
+    cut.graph.input.extend(results)
+    given = {value.name for value in results}
+    values = [value for value in cut.graph.value_info if value.name not in given]
+    del cut.graph.value_info[:]
+    cut.graph.value_info.extend(values)
+    wanted = {name for node in loops for name in taken(node)} - set(graph.weights)
+    holders = {name: f"{name}/held" for name in sorted(wanted)}
+    for name, holder in holders.items():
+        cut.graph.node.append(helper.make_node("Shape", [name], [holder], name=holder))
+        shape = helper.make_tensor_value_info(holder, TensorProto.INT64, [f"{name}/rank"])
+        cut.graph.output.append(shape)
+    return cut, CutLoops(loops, frozenset(given), holders)
+
+
+def join_loops(model: ModelProto, cut: CutLoops, weights: Sequence[TensorProto]) -> None:
+    """Put the nodes of `cut_loops` back.
+
+    weights: the original's. Those that a loop takes may be gone from the model, or be of another
+        type by now, so it gets its own.
+    """
+    for values, cut_names in (
+        (model.graph.input, cut.results),
+        (model.graph.output, frozenset(cut.holders.values())),
+    ):
+        kept = [value for value in values if value.name not in cut_names]
+        del values[:]
+        values.extend(kept)
+    holders = {node.name: node for node in model.graph.node}
+    names = {name: holders[holder].input[0] for name, holder in cut.holders.items()}
+    wanted = {name for loop in cut.loops for name in taken(loop)}
+    for weight in weights:
+        if weight.name in wanted:
+            own = model.graph.initializer.add()
+            own.CopyFrom(weight)
+            own.name = names[weight.name] = f"{weight.name}/loop"
+    held = set(cut.holders.values())
+    nodes = [node for node in model.graph.node if node.name not in held]
+    for loop in cut.loops:
+        node = NodeProto()
+        node.CopyFrom(loop)
+        _rename(node, names)
+        nodes.append(node)
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    _sort(model.graph)
+
+
+def _results(node: NodeProto, graph: GraphTensors) -> Iterator[ValueInfoProto]:
+    """What a loop gives, with as many dimensions as its body says: the graph around it does not."""
+    body = next(subgraphs(node))
+    inside, carried = list(body.output), len(body.output)
+    if node.op_type == "Loop":  # its first result is whether to go on; what it collects is stacked
+        inside, carried = inside[1:], len(node.input) - 2
+    elif node.op_type == "Scan":
+        (scanned,) = (a.i for a in node.attribute if a.name == "num_scan_inputs")
+        carried = len(node.input) - scanned
+    for i, (name, value) in enumerate(zip(node.output, inside, strict=True)):
+        rank = len(value.type.tensor_type.shape.dim) + (i >= carried)
+        shape = [f"{name}/{axis}" for axis in range(rank)]
+        yield helper.make_tensor_value_info(name, graph.types[name], shape)
+
+
+def _rename(node: NodeProto, names: dict[str, str]) -> None:
+    """Rename what a node takes, also within its subgraphs."""
+    for i, name in enumerate(node.input):
+        node.input[i] = names.get(name, name)
+    for graph in subgraphs(node):
+        hidden = own_names(graph)
+        outside = {old: new for old, new in names.items() if old not in hidden}
+        for inner in graph.node:
+            _rename(inner, outside)
+
+
+def _sort(graph: GraphProto) -> None:
+    """Order the nodes so that each comes after those whose results it takes."""
+    made = {name for node in graph.node for name in node.output}
+    ready: set[str] = set()
+    waiting = [(node, taken(node) & made) for node in graph.node]
+    ordered: list[NodeProto] = []
+    while waiting:
+        later = []
+        for node, needs in waiting:
+            if needs <= ready:
+                ordered.append(node)
+                ready.update(node.output)
+            else:
+                later.append((node, needs))
+        if len(later) == len(waiting):
+            raise ValueError(f"the graph has a cycle at node {later[0][0].name}")
+        waiting = later
+    copies = [NodeProto.FromString(node.SerializeToString()) for node in ordered]
+    del graph.node[:]
+    graph.node.extend(copies)

@@ -1,0 +1,79 @@
+"""mIoU and pixel accuracy, counted as mmsegmentation does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...errors import StageFailed
+from ...tasks.segmentation import decode_class_map
+from ..datasets import ClassMapTruth, Sample
+from ..datasets.ade20k import IGNORED, read_class_map
+from .metric import ImageResult, Indices, Scorer, ScoresByScorer, share
+
+_COUNTS = ("intersection", "answered", "annotated")
+
+
+class MeanIoU(ScoresByScorer):
+    """Pixels of all images are counted together, class by class, where the truth has a class.
+
+    `miou`: mean over classes of intersection over union; `aacc`: share of pixels that are right;
+    `macc`: mean over classes of the share of their pixels that are right. A class that is neither
+    annotated nor answered anywhere counts in none of them.
+    """
+
+    names = ("miou", "aacc", "macc")
+    resamples = 1000
+
+    def image_result(self, answers: Mapping[str, NDArray[Any]], sample: Sample) -> dict[str, Any]:
+        """Pixels by class of those `classes` that occur: `intersection`, `answered` and
+        `annotated`."""
+        truth = sample.truth
+        assert isinstance(truth, ClassMapTruth)
+        annotated = read_class_map(truth)
+        answered = decode_class_map(answers["class_map"].item())
+        if answered.shape != annotated.shape:
+            raise StageFailed(
+                f"{sample.id}: the class map is {answered.shape[0]}x{answered.shape[1]}, the "
+                f"annotation {annotated.shape[0]}x{annotated.shape[1]}"
+            )
+        counted = annotated != IGNORED
+        annotated, answered = annotated[counted], answered[counted].astype(np.int64)
+        classes = np.union1d(annotated, answered)
+        values = annotated[annotated == answered], answered, annotated
+        counts = {
+            name: np.bincount(np.searchsorted(classes, value), minlength=len(classes)).tolist()
+            for name, value in zip(_COUNTS, values, strict=True)
+        }
+        return {"id": sample.id, "classes": classes.tolist(), **counts}
+
+    def scorer(self, results: Sequence[ImageResult], names: Sequence[str] | None = None) -> Scorer:
+        classes = sorted({class_id for result in results for class_id in result["classes"]})
+        table = np.zeros((len(results), len(_COUNTS), len(classes)))
+        for row, result in zip(table, results, strict=True):
+            row[:, np.searchsorted(classes, result["classes"])] = [result[n] for n in _COUNTS]
+        flat = table.reshape(len(results), -1)  # sums stay exact: whole numbers below 2**53
+
+        def score(indices: Indices | None = None) -> dict[str, float]:
+            images = np.arange(len(flat)) if indices is None else indices
+            weights = np.bincount(images, minlength=len(flat)).astype(np.float64)
+            intersection, answered, annotated = (weights @ flat).reshape(len(_COUNTS), -1)
+            union = answered + annotated - intersection
+            figures = {
+                "miou": _mean_share(intersection, union),
+                "aacc": share(intersection.sum(), annotated.sum()),
+                "macc": _mean_share(intersection, annotated),
+            }
+            return {name: figures[name] for name in names or self.names}
+
+        return score
+
+
+def _mean_share(part: NDArray[np.float64], whole: NDArray[np.float64]) -> float:
+    present = whole > 0
+    if not present.any():
+        return float("nan")
+    return 100 * float(np.mean(part[present] / whole[present]))

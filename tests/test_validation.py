@@ -1,0 +1,361 @@
+"""`validate` on a model that has learnt: the whole way, and faults planted on it."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper, numpy_helper
+from typer.testing import CliRunner
+
+from dfvt_deploy.artifact import Artifact, file_record, open_artifact, update_manifest
+from dfvt_deploy.cli import app
+from dfvt_deploy.conversion.convert import convert
+from dfvt_deploy.errors import BadInput, CheckpointError, GateFailed
+from dfvt_deploy.evaluate import passing
+from dfvt_deploy.evaluate.validation import validate
+from dfvt_deploy.serving.repository import PopulateOptions, populate
+from dfvt_deploy.tasks.images import ImageLimits
+from dfvt_deploy.types import Precision
+
+from .fixtures import encoded, photograph
+
+SERVED = ["triton preprocess", "triton network", "triton postprocess", "triton ensemble"]
+
+
+@pytest.fixture(scope="session")
+def converted(digits_artifact, tmp_path_factory) -> Artifact:
+    """The digits model with its FP16 and INT8 files."""
+    directory = tmp_path_factory.mktemp("converted") / "digits"
+    shutil.copytree(digits_artifact.directory, directory)
+    for precision in ("fp16", "int8"):
+        convert(directory, precision=precision)
+    return open_artifact(directory)
+
+
+@pytest.fixture
+def mine(converted, tmp_path) -> Path:
+    """A copy to plant something in."""
+    return Path(shutil.copytree(converted.directory, tmp_path / "exports" / "digits"))
+
+
+@pytest.fixture
+def labelled(digits) -> dict:
+    return {
+        "checkpoint": digits.checkpoint,
+        "dataset": "imagenet",
+        "data": digits.heldout,
+        "limit": 40,
+        "max_drop": 5,
+        "threads": 2,
+    }
+
+
+def _replace(directory: Path, file: str, model: onnx.ModelProto) -> None:
+    """Put another ONNX file in its place, hashes included, so that no hash gives it away."""
+    onnx.save_model(model, directory / file)
+
+    def change(manifest):
+        before = manifest.files[file]
+        record = file_record(directory / file, before.precision, before.source_sha256)
+        files = {**manifest.files, file: record}
+        if file == "model.onnx":
+            files = {
+                name: entry.model_copy(update={"source_sha256": record.sha256})
+                if entry.source_sha256
+                else entry
+                for name, entry in files.items()
+            }
+        return manifest.model_copy(update={"files": files})
+
+    update_manifest(directory, change)
+
+
+def _outcomes(found) -> dict[str, str]:
+    return {hop.name: hop.outcome for hop in found.hops}
+
+
+def test_the_whole_way_from_pytorch_to_a_served_answer(mine, labelled, tmp_path):
+    with pytest.raises(GateFailed, match="was never validated; run: dfvt-deploy validate"):
+        populate(mine, repository=tmp_path / "r", precision="fp16", require_validated=True)
+    assert not (tmp_path / "r").exists()
+
+    local = validate(mine, **labelled)
+    assert local.outcome == "passed", local.reason
+    assert list(_outcomes(local)) == ["pytorch", "onnx", "simplified", "fp16", "int8"]
+    assert {hop.name for hop in local.not_run} == {"engine", "triton"}
+    manifest = open_artifact(mine).manifest
+    for file in ("model.onnx", "model.fp16.onnx", "model.int8.onnx"):
+        verdict = manifest.verdicts[file]
+        assert verdict.verdict == "passed"
+        assert verdict.file_sha256 == manifest.files[file].sha256
+        assert verdict.figures["upper_bound"] <= verdict.figures["limit"] == 5
+        assert (mine / verdict.report).is_file()
+
+    populate(mine, repository=tmp_path / "r", precision="fp16", require_validated=True)
+    network = tmp_path / "r" / "digits_network" / "1"
+    report = mine / manifest.verdicts["model.fp16.onnx"].report
+    assert (network / "validation.json").read_bytes() == report.read_bytes()
+    assert (network / "validation.html").read_bytes() == report.with_suffix(".html").read_bytes()
+
+    found = validate(mine, serve=True, repository=tmp_path / "r", **labelled)
+    assert found.outcome == "passed", found.reason
+    assert found.guilty is None
+    assert list(_outcomes(found)) == ["pytorch", "onnx", "simplified", "fp16", "int8", *SERVED]
+    assert [hop.source for hop in found.hops][-6:] == [
+        "simplified",
+        "simplified",
+        "fp16",
+        *SERVED[:-1],
+    ]
+    assert found.hop("pytorch").scores["top1"] >= 90
+    assert found.hop("triton ensemble").total.figures["top1"] >= 0.97
+    assert found.hop("triton preprocess").step.tensors["images"].max_abs == 0
+    assert 0 < found.hop("fp16").step.tensors["logits"].max_rel < 0.01
+
+
+def test_swapped_channels_in_the_servers_preprocessing(mine, labelled, tmp_path):
+    populate(mine, repository=tmp_path / "r")
+    step = tmp_path / "r" / "digits_preprocess" / "1" / "model.py"
+    text = step.read_text()
+    planted = text.replace(
+        "        if self.float_input:",
+        '        tensors["images"] = tensors["images"][..., ::-1]\n        if self.float_input:',
+    )
+    assert planted != text
+    step.write_text(planted)
+    found = validate(mine, serve=True, repository=tmp_path / "r", precisions=[], **labelled)
+    assert (found.outcome, found.guilty) == ("failed", "triton preprocess")
+    assert _outcomes(found)["simplified"] == "passed"
+    assert found.hop("triton preprocess").step_drop > 20
+    assert found.hop("triton network").step.tensors["logits"].max_rel < 1e-4
+    assert found.hop("triton postprocess").step.figures["top1"] == 1
+    page = (mine / found.reports["html"]).read_text()
+    assert "failed (guilty)" in page
+    assert page.count("data:image/jpeg") == 2 * len(found.changed) == 12
+
+
+def test_a_label_file_shifted_by_one_in_the_servers_last_step(mine, labelled, tmp_path):
+    populate(mine, repository=tmp_path / "r")
+    labels = tmp_path / "r" / "digits_postprocess" / "1" / "labels.txt"
+    names = labels.read_text().splitlines()
+    labels.write_text("\n".join([*names[1:], names[0]]) + "\n")
+    found = validate(mine, serve=True, repository=tmp_path / "r", precisions=[], **labelled)
+    assert (found.outcome, found.guilty) == ("failed", "triton postprocess")
+    assert _outcomes(found)["triton network"] == "passed"
+    assert found.hop("triton postprocess").drop > 80
+
+
+def test_a_wrong_epsilon_in_the_onnx_file(mine, labelled):
+    model = onnx.load(mine / "model.onnx")
+    norm = next(node for node in model.graph.node if node.op_type == "LayerNormalization")
+    (epsilon,) = (entry for entry in norm.attribute if entry.name == "epsilon")
+    epsilon.f = 1e-3
+    _replace(mine, "model.onnx", model)
+    found = validate(mine, precisions=["fp16"], **labelled)
+    assert (found.outcome, found.guilty) == ("failed", "simplified")
+    assert _outcomes(found)["onnx"] == "passed"
+    assert open_artifact(mine).manifest.verdicts["model.onnx"].verdict == "failed"
+    with pytest.raises(GateFailed, match="did not pass: failed, on 40 images"):
+        populate(mine, repository=mine.parent / "r", require_validated=True)
+
+
+def _clip(model: onnx.ModelProto, to: float) -> str:
+    """Clip the output of a node in half precision, under its own name, and return that."""
+    inferred = onnx.shape_inference.infer_shapes(model)
+    types = {v.name: v.type.tensor_type.elem_type for v in inferred.graph.value_info}
+    half = [
+        node
+        for node in model.graph.node
+        if node.op_type in ("Conv", "Add", "MatMul")
+        and types.get(node.output[0]) == onnx.TensorProto.FLOAT16
+    ]
+    node = half[len(half) // 2]
+    name = node.output[0]
+    node.output[0] = f"{name}_unclipped"
+    bounds = [
+        numpy_helper.from_array(np.array(value, np.float16), f"{name}_{what}")
+        for what, value in (("low", -to), ("high", to))
+    ]
+    model.graph.initializer.extend(bounds)
+    clip = helper.make_node("Clip", [node.output[0], *(b.name for b in bounds)], [name])
+    model.graph.node.insert(list(model.graph.node).index(node) + 1, clip)
+    return name
+
+
+@pytest.mark.parametrize("labels", [True, False], ids=["labels", "agreement"])
+def test_a_clipped_fp16_node(mine, labelled, digits, labels):
+    model = onnx.load(mine / "model.fp16.onnx")
+    clipped = _clip(model, 0.01)
+    _replace(mine, "model.fp16.onnx", model)
+    if not labels:
+        labelled = {
+            "checkpoint": digits.checkpoint,
+            "images": digits.heldout / "3",
+            "limit": 8,
+            "threads": 2,
+        }
+    found = validate(mine, layers="fp16", **labelled)
+    assert (found.outcome, found.guilty) == ("failed", "fp16")
+    assert _outcomes(found)["simplified"] == "passed"
+    assert found.layers.first.tensor == clipped
+    assert found.layers.first.operator == "Clip"
+
+
+def test_the_gate_does_not_decide_on_too_few_images(mine, labelled):
+    """One changed answer in forty is 2.5 points, but how many it is of all is uncertain."""
+    found = validate(mine, **{**labelled, "limit": 40, "max_drop": 0})
+    if any(hop.drop for hop in found.hops):
+        assert found.outcome in ("failed", "inconclusive")
+    else:
+        assert found.outcome == "passed"
+
+
+def _comparable(found) -> dict:
+    document = found.model_dump(exclude={"created", "seconds", "reports", "command", "commands"})
+    for hop in document["hops"]:
+        del hop["milliseconds"]
+    return document
+
+
+def test_an_interrupted_run_goes_on_and_gives_the_same_figures(mine, labelled, monkeypatch):
+    options = {**labelled, "limit": 12}
+    append = passing.ResultStore.append
+    stored = []
+
+    def interrupted_after_five(self, image, digest, result):
+        if len(stored) == 5:
+            raise KeyboardInterrupt
+        append(self, image, digest, result)
+        stored.append(image)
+
+    monkeypatch.setattr(passing.ResultStore, "append", interrupted_after_five)
+    with pytest.raises(KeyboardInterrupt):
+        validate(mine, **options)
+    (path,) = (mine / "validation").glob("*.jsonl")
+    with path.open("ab") as file:
+        file.write(path.read_bytes()[:100])  # as a killed process leaves it
+
+    later = []
+
+    def counted(self, image, digest, result):
+        append(self, image, digest, result)
+        later.append(image)
+
+    monkeypatch.setattr(passing.ResultStore, "append", counted)
+    resumed = validate(mine, **options)
+    assert len(stored) == 5
+    assert len(later) == 7
+    assert set(stored).isdisjoint(later)
+    assert resumed.images == 12
+    whole = validate(mine, fresh=True, **options)
+    assert len(later) == 7 + 12
+    assert _comparable(resumed) == _comparable(whole)
+    validate(mine, **{**options, "limit": 14})
+    assert len(later) < 7 + 12 + 14, "other limits share results"
+
+
+def test_an_image_that_cannot_be_decoded_is_counted_and_the_gate_fails(mine, digits, tmp_path):
+    images = tmp_path / "images"
+    images.mkdir()
+    for i in range(3):
+        (images / f"{i}.jpg").write_bytes(encoded(photograph(120, 90, i)))
+    cut = (images / "1.jpg").read_bytes()
+    (images / "1.jpg").write_bytes(cut[: len(cut) // 2])
+    found = validate(mine, checkpoint=digits.checkpoint, images=images, precisions=[])
+    assert (found.outcome, found.guilty) == ("failed", "decoding")
+    assert (found.images, found.refused) == (2, 1)
+    assert found.unjudged[0].image == "1.jpg"
+    assert "1 of 3 images could not be judged" in found.reason
+    assert open_artifact(mine).manifest.verdicts["model.onnx"].verdict == "failed"
+
+
+def test_an_image_that_the_server_refuses_is_counted_and_the_gate_fails(mine, digits, tmp_path):
+    images = tmp_path / "images"
+    images.mkdir()
+    for name, side in (("large", 300), ("small", 60)):
+        (images / f"{name}.png").write_bytes(encoded(photograph(side, side), "PNG"))
+    options = PopulateOptions(limits=ImageLimits(max_pixels=10_000))
+    populate(mine, repository=tmp_path / "r", options=options)
+    found = validate(
+        mine,
+        checkpoint=digits.checkpoint,
+        images=images,
+        precisions=[],
+        serve=True,
+        repository=tmp_path / "r",
+    )
+    assert (found.outcome, found.guilty) == ("failed", "triton preprocess")
+    assert (found.images, found.refused) == (1, 1)
+    assert "the limit is 10,000" in found.unjudged[0].reason
+
+
+def test_a_running_server_is_asked_over_http(artifact_t, checkpoint_t, server, tmp_path):
+    directory = Path(shutil.copytree(artifact_t.directory, tmp_path / "dfvt_t_classification"))
+    found = validate(
+        directory, checkpoint=checkpoint_t, url=server.http_url, protocol="http", limit=1
+    )
+    assert found.outcome == "passed", found.reason
+    assert [hop.name for hop in found.hops][-4:] == SERVED
+    assert found.metric is None
+    assert found.hop("triton network").title.endswith("over http")
+
+
+def test_the_reference_is_the_checkpoint_of_the_export(mine, checkpoint_t, digits, tmp_path):
+    with pytest.raises(CheckpointError, match="is not the checkpoint of digits: its SHA-256 is"):
+        validate(mine, checkpoint=checkpoint_t)
+    with pytest.raises(CheckpointError, match=r"give --checkpoint the file, or .*--against onnx"):
+        validate(mine)
+    found = validate(mine, against="onnx", images=digits.heldout / "1", limit=2)
+    assert found.outcome == "passed", found.reason
+    assert found.hops[0].name == "simplified"
+    assert {"pytorch", "onnx"} <= {hop.name for hop in found.not_run}
+    assert open_artifact(mine).manifest.verdicts == {}
+
+
+def test_what_is_not_there_is_named(mine, tmp_path):
+    with pytest.raises(BadInput, match=r"no model\.x\.plan; .*dfvt-deploy build-trt"):
+        validate(mine, against="onnx", engines=["model.x.plan"])
+    with pytest.raises(BadInput, match="--layers simplified is none of fp16, int8"):
+        validate(mine, against="onnx", layers="simplified")
+    with pytest.raises(BadInput, match="does not hold digits; add it with"):
+        validate(mine, against="onnx", serve=True, repository=tmp_path)
+
+
+def test_a_repository_of_another_export_is_refused(mine, tmp_path):
+    populate(mine, repository=tmp_path / "r")
+    model = onnx.load(mine / "model.onnx")
+    model.doc_string = "another"
+    _replace(mine, "model.onnx", model)
+    with pytest.raises(BadInput, match=r"serves none of the files of .*populate again"):
+        validate(mine, against="onnx", serve=True, repository=tmp_path / "r")
+
+
+def test_the_command_ends_with_4_and_prints_json(mine, digits, tmp_path):
+    model = onnx.load(mine / "model.fp16.onnx")
+    _clip(model, 0.01)
+    _replace(mine, "model.fp16.onnx", model)
+    arguments = ["validate", "digits", "--exports", str(mine.parent), "--precision", "fp16"]
+    arguments += ["--checkpoint", str(digits.checkpoint), "--images", str(digits.heldout / "7")]
+    result = CliRunner().invoke(app, [*arguments, "--limit", "4"])
+    assert result.exit_code == 4, result.output
+    assert "failed, guilty: fp16" in result.stdout
+    assert "error: digits: failed: fp16" in result.stderr
+    arguments = ["populate", "digits", "--exports", str(mine.parent), "--require-validated"]
+    arguments += ["--repository", str(tmp_path / "r"), "--precision", "fp16"]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 4, result.output
+    assert not (tmp_path / "r").exists()
+
+
+def test_precisions_left_out_are_said(mine, digits):
+    found = validate(
+        mine,
+        checkpoint=digits.checkpoint,
+        images=digits.heldout / "1",
+        limit=1,
+        precisions=[Precision.INT8],
+    )
+    assert [hop.name for hop in found.hops] == ["pytorch", "onnx", "simplified", "int8"]
+    assert {hop.name for hop in found.not_run} == {"fp16", "engine", "triton"}
