@@ -8,7 +8,11 @@ STAMP := $(VENV)/.installed
 # https://download.pytorch.org/whl/cpu" saves several GB of CUDA libraries.
 TORCH ?= torch==2.13.0
 
-.PHONY: setup demo test check format schema clean
+# Type stubs of TensorRT. They depend on tensorrt itself, whose libraries come from NVIDIA's own
+# index only; without dependencies the types are there and the package is not.
+STUBS := "tensorrt-stubs>=10.12,<11"
+
+.PHONY: setup demo test test-gpu check format schema clean
 
 setup: $(STAMP)
 
@@ -16,6 +20,7 @@ $(STAMP): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet $(TORCH)
 	$(BIN)/python -m pip install --quiet --editable ".[test]"
+	$(BIN)/python -m pip install --quiet --no-deps $(STUBS)
 	touch $@
 
 demo: setup  ## from nothing to labels from a live Triton server
@@ -24,6 +29,12 @@ demo: setup  ## from nothing to labels from a live Triton server
 test: setup  ## everything that CI runs
 	$(MAKE) check
 	$(BIN)/python -m pytest
+
+# Exported models with engines for this GPU, for test-gpu.
+EXPORTS ?= exports
+
+test-gpu:  ## on a machine with an NVIDIA GPU; takes the Python and the packages that are there
+	DFVT_GPU_EXPORTS=$(EXPORTS) $(PYTHON) -m pytest -m gpu --confcutdir=tests/gpu tests/gpu
 
 check: setup  ## style and types
 	$(BIN)/ruff format --check .

@@ -14,6 +14,7 @@ __version__ = "0.1.0"
 
 #: Where each function lives; no module may have the name of one.
 _FUNCTIONS = {
+    "build_trt": "engines.build",
     "export": "conversion.export",
     "convert": "conversion.convert",
     "open_artifact": "artifact",

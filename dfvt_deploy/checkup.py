@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes.util
 import os
 import shutil
 import sys
@@ -10,8 +9,13 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
+from packaging.version import Version
+
+from .engines.bindings import bindings
+from .engines.gpu import find_gpu
 from .errors import DfvtError
 from .serving.installation import EMBEDDED_VERSION, embedded_root, libpython_directory
+from .types import Flavor
 
 
 @dataclass(frozen=True)
@@ -28,7 +32,7 @@ class Finding:
 
 
 #: Distribution, the extra that brings it, the commands that need it.
-_PACKAGES = (
+_PACKAGES: tuple[tuple[str, str, str], ...] = (
     ("torch", "export", "export, models, quickstart"),
     ("onnx", "export", "export, quickstart"),
     ("onnxscript", "export", "export, quickstart"),
@@ -37,13 +41,25 @@ _PACKAGES = (
     ("tritonclient", "client", "populate, predict, quickstart"),
 )
 
+#: The same, of packages that only some precisions, backends or data sets need.
+_OPTIONAL_PACKAGES: tuple[tuple[str, str, str], ...] = (
+    ("nvidia-modelopt", "convert", "convert --precision fp16"),
+    ("pycocotools", "validate", "validate --dataset coco"),
+    ("cuda-bindings", "tensorrt", "running TensorRT engines here: validate, bench, serve"),
+)
+
+#: Least compute capability that TensorRT 10.12 to 11 and TensorRT-RTX build for.
+_LEAST_CAPABILITY = "7.5"
+
 
 def doctor() -> list[Finding]:
     """Look at this machine; nothing is changed or started."""
     findings = [
         Finding("Python", sys.version.split()[0], "all", ""),
         *(_package(*package) for package in _PACKAGES),
+        *(_package(*package, optional=True) for package in _OPTIONAL_PACKAGES),
         _onnxruntime(),
+        *(_tensorrt(flavor) for flavor in Flavor),
         _tritonserver(),
         _libpython(),
         _shared_memory(),
@@ -53,13 +69,26 @@ def doctor() -> list[Finding]:
     return findings
 
 
-def _package(name: str, extra: str, commands: str) -> Finding:
+def _package(name: str, extra: str, commands: str, optional: bool = False) -> Finding:
     try:
         found = metadata.version(name)
     except metadata.PackageNotFoundError:
         found = ""
     fix = "" if found else f"pip install 'dfvt-deploy[{extra}]'"
-    return Finding(name, found, commands, fix)
+    return Finding(name, found, commands, fix, optional)
+
+
+def _tensorrt(flavor: Flavor) -> Finding:
+    """TensorRT's Python package as it really imports, libraries and all."""
+    found, fix = "", ""
+    try:
+        found = str(bindings(flavor).__version__)
+    except DfvtError as error:
+        fix = str(error)
+    if not found and flavor is Flavor.TENSORRT:
+        fix += "; or build in a container, whose command build-trt prints"
+    commands = f"build-trt --flavor {flavor}; validate, bench and serve (embedded) of its engines"
+    return Finding(flavor.product, found, commands, fix, optional=True)
 
 
 def _onnxruntime() -> Finding:
@@ -109,13 +138,19 @@ def _shared_memory() -> Finding:
 
 
 def _gpu() -> Finding:
+    commands = "build-trt (TensorRT), validate and bench of engines, serve on a GPU"
     driver = Path("/proc/driver/nvidia/version")
-    found = driver.read_text().splitlines()[0] if driver.is_file() else ""
-    if not found and ctypes.util.find_library("cuda"):
-        found = "libcuda"
-    return Finding(
-        "NVIDIA GPU", found, "serve on a GPU", "all commands work without one", optional=True
-    )
+    gpu = find_gpu()
+    if gpu is not None:
+        found = f"{gpu.name}, compute capability {gpu.compute_capability}"
+        old = Version(gpu.compute_capability) < Version(_LEAST_CAPABILITY)
+        fix = f"TensorRT needs compute capability {_LEAST_CAPABILITY} or later" if old else ""
+    elif driver.is_file():
+        found = ""
+        fix = f"{driver.read_text().splitlines()[0]}: but CUDA finds no GPU; look at nvidia-smi"
+    else:
+        found, fix = "", "no driver (libcuda.so.1); in a container, start it with --gpus=all"
+    return Finding("NVIDIA GPU", found, commands, fix, optional=True)
 
 
 def _docker() -> Finding:

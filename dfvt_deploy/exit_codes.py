@@ -26,6 +26,8 @@ _EXTRAS = {
     "modelopt": "convert",
     "tritonclient": "client",
     "google": "client",
+    "tensorrt": "tensorrt",
+    "tensorrt_rtx_bindings": "rtx",
     "jinja2": "validate",
     "pycocotools": "validate",
 }

@@ -1,4 +1,4 @@
-"""Files written whole or not at all, and their hashes."""
+"""Files written whole or not at all, their hashes, and where downloads and caches are kept."""
 
 from __future__ import annotations
 
@@ -19,6 +19,14 @@ def sha256_of(path: Path) -> str:
         while chunk := file.read(2**20):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def cache_directory() -> Path:
+    """`$DFVT_DEPLOY_CACHE`, else `dfvt-deploy` in the user's cache directory."""
+    if chosen := os.environ.get("DFVT_DEPLOY_CACHE"):
+        return Path(chosen)
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "dfvt-deploy"
 
 
 @contextmanager

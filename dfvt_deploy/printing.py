@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .artifact import Artifact
     from .checkup import Finding
     from .conversion.convert import Converted
+    from .engines.build import Built
     from .evaluate.verdict import LayerComparison, Validation
     from .models.table import ModelRow
     from .serving.client import Prediction
@@ -199,6 +200,28 @@ def print_populated(populated: Sequence[PopulatedModel], repository: Path) -> No
     for model in populated:
         print(f"{model.repository}: {model.name} version {model.version}")
     print(f"next: dfvt-deploy serve --repository {repository}")
+
+
+def print_built(done: Sequence[Built]) -> None:
+    rows = []
+    for built in done:
+        if built.engine is None:
+            rows.append([built.model, str(built.precision), "failed", "", "", ""])
+            continue
+        record = built.engine.record
+        counted = record.inspected_layers or record.network_layers
+        rows.append(
+            [
+                built.model,
+                str(built.precision),
+                record.plan,
+                f"{record.size / 1e6:.1f}",
+                f"{record.seconds:.1f}",
+                f"{counted.count(record.precision)} of {counted.total} ({counted.source})",
+            ]
+        )
+    columns = ["model", "precision", "file", "MB", "seconds", "compute layers in it"]
+    print_table("Engines", columns, rows)
 
 
 def print_urls(urls: Mapping[str, str | list[str]], as_json: bool) -> None:

@@ -11,6 +11,7 @@ from rich.progress import (
     DownloadColumn,
     MofNCompleteColumn,
     Progress,
+    TimeElapsedColumn,
     TimeRemainingColumn,
 )
 
@@ -35,6 +36,19 @@ def download_bar() -> Progress:
         BarColumn(),
         DownloadColumn(),
         TimeRemainingColumn(),
+        console=stderr,
+        disable=not stderr.is_terminal,
+        transient=True,
+    )
+
+
+def steps_bar() -> Progress:
+    """A bar with steps done and elapsed time, to be used with `with`."""
+    return Progress(
+        "{task.description}",
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
         console=stderr,
         disable=not stderr.is_terminal,
         transient=True,

@@ -1,4 +1,4 @@
-"""The few types everything else speaks in: tasks, variants, precisions."""
+"""The few types everything else speaks in: tasks, variants, precisions, flavors of engines."""
 
 from __future__ import annotations
 
@@ -36,6 +36,21 @@ class Precision(str, Enum):
 
     def __str__(self) -> str:
         return self.value
+
+
+class Flavor(str, Enum):
+    """Whose engine: TensorRT's, for the kind of GPU it was built on, or TensorRT-RTX's, for
+    several RTX GPUs and built without one."""
+
+    TENSORRT = "tensorrt"
+    RTX = "rtx"
+
+    def __str__(self) -> str:
+        return self.value
+
+    @property
+    def product(self) -> str:
+        return {Flavor.TENSORRT: "TensorRT", Flavor.RTX: "TensorRT-RTX"}[self]
 
 
 class InputKind(str, Enum):

@@ -198,6 +198,9 @@ def test_doctor_finds_what_the_tests_need():
     findings = {finding.name: finding for finding in dfvt_deploy.doctor()}
     for needed in ("torch", "onnxruntime", "tritonclient", "tritonserver", "libpython"):
         assert findings[needed].found, findings[needed].fix
+    assert findings["TensorRT-RTX"].found
+    assert "dfvt-deploy[tensorrt]" in findings["TensorRT"].fix
+    assert "--gpus=all" in findings["NVIDIA GPU"].fix
     done = run("doctor", "--json")
     assert {entry["name"] for entry in json.loads(done.stdout)} == set(findings)
 

@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,11 +11,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dfvt_deploy.artifact import file_record, update_manifest
 from dfvt_deploy.errors import ArtifactError, BadInput, StageFailed
 from dfvt_deploy.serving import config as pbtxt
 from dfvt_deploy.serving.layout import model_names, newest_version, verify_repository
 from dfvt_deploy.serving.repository import PopulateOptions, populate
 from dfvt_deploy.tasks import classification
+from dfvt_deploy.types import Precision
 
 from .fixtures import encoded, photograph
 
@@ -250,3 +253,30 @@ def test_network_carries_its_manifest(repository, artifact_t):
     assert [name for name in model_names(NAME) if (repository / name / "1").is_dir()] == list(
         model_names(NAME)
     )
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_a_converted_file_is_served_under_the_same_name(artifact_t, tmp_path, precision):
+    directory = tmp_path / NAME
+    shutil.copytree(artifact_t.directory, directory)
+    with pytest.raises(ArtifactError, match=f"convert --precision {precision}"):
+        populate(directory, repository=tmp_path / "r", precision=precision)
+    source = artifact_t.manifest.files["model.onnx"].sha256
+    converted = directory / f"model.{precision}.onnx"
+    converted.write_bytes(b"stand-in: a file, whatever made it")
+    for made_from in ("0" * 64, source):
+        entry = file_record(converted, Precision(precision), made_from)
+        update_manifest(
+            directory,
+            lambda manifest, entry=entry: manifest.model_copy(
+                update={"files": {**manifest.files, converted.name: entry}}
+            ),
+        )
+        if made_from != source:
+            with pytest.raises(ArtifactError, match=r"made from another model\.onnx"):
+                populate(directory, repository=tmp_path / "r", precision=precision)
+    populate(directory, repository=tmp_path / "r", precision=precision)
+    network = tmp_path / "r" / f"{NAME}_network"
+    assert (network / "1" / "model.onnx").read_bytes() == converted.read_bytes()
+    assert _config(tmp_path / "r", network.name).default_model_filename == "model.onnx"
+    verify_repository(tmp_path / "r")

@@ -4,12 +4,23 @@ A file here is a group of commands. Heavy packages are imported inside the comma
 `--help` needs none of them.
 """
 
-from . import converting, exporting, machine, serving, validating, walkthrough
+from . import (
+    container,
+    converting,
+    engines,
+    exporting,
+    machine,
+    serving,
+    validating,
+    walkthrough,
+)
 from .app import app, main
 
 __all__ = [
     "app",
+    "container",
     "converting",
+    "engines",
     "exporting",
     "machine",
     "main",

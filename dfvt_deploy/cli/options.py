@@ -11,9 +11,9 @@ from typing import Annotated, Any, TypeVar
 import typer
 
 from ..errors import DfvtError
-from ..types import Task, Variant
+from ..types import Precision, Task, Variant
 
-Choice = TypeVar("Choice", Variant, Task)
+Choice = TypeVar("Choice", Variant, Task, Precision)
 Result = TypeVar("Result")
 
 Json = Annotated[
@@ -65,7 +65,7 @@ def tasks(value: str) -> list[Task]:
     return list(Task) if value == "all" else [choice(Task, "task", value)]
 
 
-def canvas(value: str | None) -> tuple[int, int] | None:
+def canvas(value: str | None, option: str = "--static") -> tuple[int, int] | None:
     """Height and width of `HxW`."""
     from ..errors import BadInput
 
@@ -73,7 +73,7 @@ def canvas(value: str | None) -> tuple[int, int] | None:
         return None
     sides = re.fullmatch(r"([0-9]{1,5})x([0-9]{1,5})", value)
     if sides is None:
-        raise BadInput(f"--static {value!r} is not HxW, as 512x512")
+        raise BadInput(f"{option} {value!r} is not HxW, as 512x512")
     return int(sides[1]), int(sides[2])
 
 

@@ -24,15 +24,20 @@ def populate(
     ),
     repository: RepositoryOption = Path("model_repository"),
     backend: Annotated[
-        Literal["onnxruntime"], typer.Option("--backend", help="Of the network.")
+        Literal["onnxruntime", "tensorrt"], typer.Option("--backend", help="Of the network.")
     ] = "onnxruntime",
     precision: Annotated[Precision, typer.Option("--precision")] = Precision.FP32,
+    flavor: Annotated[
+        Literal["tensorrt", "rtx"],
+        typer.Option("--flavor", help="Whose plans; only the embedded server loads rtx."),
+    ] = "tensorrt",
     version: Annotated[
         int | None, typer.Option("--version", help="Version number; the next one by default.")
     ] = None,
     device: Annotated[
-        Literal["cpu", "gpu"], typer.Option("--device", help="Where the network runs.")
-    ] = "cpu",
+        Literal["cpu", "gpu"] | None,
+        typer.Option("--device", help="Where the network runs: cpu, with tensorrt always gpu."),
+    ] = None,
     require_validated: Annotated[
         bool,
         typer.Option("--require-validated", help="Only a file that `validate` passed; else 4."),
@@ -59,12 +64,16 @@ def populate(
     queue_delay_us: Annotated[
         int, typer.Option("--queue-delay-us", help="How long the network waits to fill a batch.")
     ] = 0,
+    cuda_graphs: Annotated[
+        bool,
+        typer.Option("--cuda-graphs", help="Of the TensorRT network, if its size is fixed."),
+    ] = False,
     json_: Json = False,
     debug: Debug = False,
 ) -> None:
     """Add exported models to a Triton model repository, each as a new version.
 
-    Example: `dfvt-deploy populate dfvt_s_classification --device gpu`
+    Example: `dfvt-deploy populate dfvt_s_classification --backend tensorrt --precision fp16`
     """
     with command(debug):
         from ..artifact import exported_models
@@ -73,6 +82,9 @@ def populate(
         from ..serving.config import Placement
         from ..tasks.images import ImageLimits
 
+        if backend == "tensorrt" and device == "cpu":
+            raise BadInput("--device cpu: --backend tensorrt runs on a GPU; omit one of the two")
+        device = device or ("gpu" if backend == "tensorrt" else "cpu")
         try:
             options = library.PopulateOptions(
                 max_batch_size=max_batch_size,
@@ -88,6 +100,7 @@ def populate(
                     ),
                     threads=threads,
                     queue_delay_us=queue_delay_us,
+                    cuda_graphs=cuda_graphs,
                 ),
             )
         except ValueError as error:
@@ -100,6 +113,7 @@ def populate(
                 repository=repository,
                 backend=backend,
                 precision=precision,
+                flavor=flavor,
                 version=version,
                 options=options,
                 require_validated=require_validated,

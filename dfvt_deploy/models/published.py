@@ -11,7 +11,7 @@ from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 
 from ..errors import BadInput, StageFailed
-from ..files import sha256_of, write_text
+from ..files import cache_directory, sha256_of, write_text
 from ..progress import download_bar
 from ..types import Task, Variant
 
@@ -25,14 +25,6 @@ RELEASE_FILES: Mapping[Variant, str] = {
 
 _TIMEOUT_S = 60
 _CHUNK = 2**18
-
-
-def cache_directory() -> Path:
-    """`$DFVT_DEPLOY_CACHE`, else `dfvt-deploy` in the user's cache directory."""
-    if chosen := os.environ.get("DFVT_DEPLOY_CACHE"):
-        return Path(chosen)
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "dfvt-deploy"
 
 
 def published_checkpoint(

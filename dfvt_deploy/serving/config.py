@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from google.protobuf import text_format
@@ -22,7 +22,7 @@ from .tasks import SERVED_TASKS, ServedTask
 WARMUP_IMAGE = "sample.bytes"
 
 #: Height and width that warm up a network of any size.
-WARMUP_SIDE = 224
+WARMUP_SIZE = 224, 224
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,8 @@ class Placement:
     preprocess_instances: processes that decode images; they bound the throughput of a fast GPU.
     threads: of one network instance on the CPU; 0 for all cores.
     queue_delay_us: how long the network waits for more images to fill a batch.
+    cuda_graphs: record the TensorRT network at batch 1 and the powers of 2, which the batcher
+        then prefers. For networks of fixed height and width.
     """
 
     device: Literal["cpu", "gpu"] = "cpu"
@@ -41,6 +43,7 @@ class Placement:
     preprocess_instances: int = 2
     threads: int = 0
     queue_delay_us: int = 0
+    cuda_graphs: bool = False
 
     def __post_init__(self) -> None:
         for name, low, high in (
@@ -61,8 +64,20 @@ _DTYPES = {
     "bytes": schema.TYPE_STRING,
 }
 
-#: The file that each backend of the network serves.
-_NETWORK_FILES = {"onnxruntime": "model.onnx"}
+
+@dataclass(frozen=True)
+class NetworkFiles:
+    """What the network's backend serves, by file name.
+
+    default: for every machine, or for GPUs not in `by_capability`; empty where those get none.
+    by_capability: plans by the compute capability of the GPU they are for, as "9.0".
+    warmup_size: height and width of the images that warm up a network of any size.
+    """
+
+    backend: Literal["onnxruntime", "tensorrt"]
+    default: str
+    by_capability: Mapping[str, str] = field(default_factory=dict)
+    warmup_size: tuple[int, int] = WARMUP_SIZE
 
 
 @dataclass(frozen=True)
@@ -96,13 +111,14 @@ class ServedModel:
         return self.task.answers(self.answer_options)
 
 
-def network_config(model: ServedModel, backend: str) -> schema.ModelConfig:
-    """`<name>_network`: the exported file, also callable directly with tensors."""
-    manifest, placement = model.manifest, model.placement
+def network_config(model: ServedModel, files: NetworkFiles) -> schema.ModelConfig:
+    """`<name>_network`: the exported file or its plans, also callable directly with tensors."""
+    manifest, placement, backend = model.manifest, model.placement, files.backend
     config = schema.ModelConfig(
         name=f"{manifest.name}_network",
         backend=backend,
-        default_model_filename=_NETWORK_FILES[backend],
+        default_model_filename=files.default,
+        cc_model_filenames=files.by_capability,
         max_batch_size=model.max_batch_size,
         input=[_input(spec) for spec in manifest.inputs],
         output=[_output(spec) for spec in manifest.outputs],
@@ -115,13 +131,28 @@ def network_config(model: ServedModel, backend: str) -> schema.ModelConfig:
         _parameters(config, intra_op_thread_count=placement.threads, inter_op_thread_count=1)
     if backend == "onnxruntime" and not model.task.arena:
         _parameters(config, enable_mem_arena=0, enable_mem_pattern=0)
+    if placement.cuda_graphs:
+        _record_cuda_graphs(config)
     warmup = config.model_warmup.add(name="one", batch_size=1)
     for spec in manifest.inputs:
         tensor = warmup.inputs[spec.name]
         tensor.data_type = _DTYPES[spec.dtype]
-        tensor.dims.extend(dim if dim > 0 else WARMUP_SIDE for dim in _dims(spec))
+        free = iter(files.warmup_size)
+        tensor.dims.extend(dim if dim > 0 else next(free) for dim in _dims(spec))
         tensor.zero_data = True
     return config
+
+
+def _record_cuda_graphs(config: schema.ModelConfig) -> None:
+    """Graphs hold one batch size each; batches of other sizes run without."""
+    powers = [2**n for n in range(1, config.max_batch_size.bit_length())]
+    sizes = sorted({1, *powers, config.max_batch_size})
+    config.dynamic_batching.preferred_batch_size.extend(sizes)
+    config.optimization.cuda.graphs = True
+    for size in sizes:
+        graph = config.optimization.cuda.graph_spec.add(batch_size=size)
+        for tensor in config.input:
+            graph.input[tensor.name].dim.extend(tensor.dims)
 
 
 def preprocess_config(model: ServedModel) -> schema.ModelConfig:

@@ -6,13 +6,14 @@ import shutil
 import subprocess
 from pathlib import Path
 
+from ..engines.releases import DEFAULT_RELEASE, triton_releases
 from ..errors import BadInput, ServerFailed
 from ..progress import note
-from .layout import CONFIG
+from .layout import CONFIG, rtx_plans
 from .server import RESTRICTED, Ports
 
-#: A release with the security fixes that the embedded server lacks (26.04 or later).
-IMAGE = "nvcr.io/nvidia/tritonserver:26.07-py3"
+#: A release with the security fixes that the embedded server lacks.
+IMAGE = triton_releases()[DEFAULT_RELEASE].image
 
 
 def docker_command(repository: Path, host: str, ports: Ports) -> list[str]:
@@ -22,13 +23,18 @@ def docker_command(repository: Path, host: str, ports: Ports) -> list[str]:
     starts, since NVIDIA's image has no Pillow and no OpenCV.
 
     Raises:
-        BadInput: there is no such repository.
+        BadInput: there is no such repository, or the container cannot serve it.
     """
     if 0 in vars(ports).values():
         raise BadInput("--ephemeral-ports is not for --docker; choose --http-port and the others")
     configs = [path.read_text(encoding="utf-8") for path in repository.glob(f"*/{CONFIG}")]
     if not configs:
         raise BadInput(f"{repository} holds no model; make one with: dfvt-deploy populate")
+    if plans := rtx_plans(repository):
+        raise BadInput(
+            f"{plans[0]} is a TensorRT-RTX plan, which NVIDIA's tensorrt backend does not load; "
+            "populate with the plans of TensorRT"
+        )
     gpus = any("KIND_GPU" in config for config in configs)
     publish = [
         f"--publish={host}:{port}:{inside}"

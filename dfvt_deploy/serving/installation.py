@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import MissingDependency, StageFailed
+from ..runners import gpu
 
 _BACKENDS = Path(__file__).parent / "backends"
 
@@ -75,10 +76,16 @@ def _lay_out_backends(root: Path, backends: Path) -> None:
     shutil.copytree(root / "backends" / "python", python)
     shutil.copyfile(stub, python / stub.name)
     (python / stub.name).chmod(0o755)
-    for backend in _BACKENDS.iterdir():
-        if (backend / "model.py").is_file():
-            (backends / backend.name).mkdir()
-            shutil.copyfile(backend / "model.py", backends / backend.name / "model.py")
+    for model in _BACKENDS.glob("*/model.py"):
+        backend = backends / model.parent.name
+        backend.mkdir()
+        shutil.copyfile(model, backend / model.name)
+        shutil.copyfile(_BACKENDS / "batching.py", backend / "batching.py")
+    shutil.copytree(
+        Path(gpu.__file__).parent,
+        backends / "tensorrt" / "dfvt_gpu",
+        ignore=shutil.ignore_patterns("__pycache__"),
+    )
 
 
 def _environment(root: Path) -> dict[str, str]:

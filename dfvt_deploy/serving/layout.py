@@ -11,6 +11,9 @@ from ..files import sha256_of
 
 CONFIG = "config.pbtxt"
 
+#: What a network's step serves.
+NETWORK_FILES = ("*.onnx", "*.plan")
+
 
 def model_names(name: str) -> tuple[str, ...]:
     """The Triton models of one exported model, the ensemble last."""
@@ -36,14 +39,21 @@ def verify_repository(repository: Path) -> None:
         ArtifactError: one is missing or was changed.
     """
     for path in sorted(repository.glob(f"*_network/*/{MANIFEST}")):
-        manifest = read_manifest(path)
-        file = path.parent / "model.onnx"
-        hashes = {record.sha256 for record in manifest.files.values()}
-        if not file.is_file() or sha256_of(file) not in hashes:
-            raise ArtifactError(
-                f"{file} is not the file that was populated: its SHA-256 is not in {path.name} "
-                "beside it; populate again"
-            )
+        hashes = {record.sha256 for record in read_manifest(path).files.values()}
+        files = [file for kind in NETWORK_FILES for file in sorted(path.parent.glob(kind))]
+        if not files:
+            raise ArtifactError(f"{path.parent} has no network file; populate again")
+        for file in files:
+            if sha256_of(file) not in hashes:
+                raise ArtifactError(
+                    f"{file} is not the file that was populated: its SHA-256 is not in "
+                    f"{path.name} beside it; populate again"
+                )
+
+
+def rtx_plans(repository: Path) -> list[Path]:
+    """The TensorRT-RTX plans of a repository, which NVIDIA's `tensorrt` backend does not load."""
+    return sorted(repository.glob("*_network/*/*.rtx.plan"))
 
 
 def _versions(directory: Path) -> list[int]:

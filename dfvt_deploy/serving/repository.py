@@ -5,12 +5,14 @@ from __future__ import annotations
 import io
 import shutil
 import struct
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 from .. import tasks
 from ..artifact import MANIFEST, Artifact, open_artifact
+from ..engines.record import Engine, Flavor
 from ..errors import BadInput, MissingDependency, StageFailed
 from ..files import sha256_of, staging_directory
 from ..tasks.classification import TOP_K
@@ -22,6 +24,7 @@ from .tasks import SERVED_TASKS
 try:
     from . import config as pbtxt
     from .config import Placement
+    from .network import Network, check_cuda_graphs, onnxruntime_network, tensorrt_network
 except ImportError:
     raise MissingDependency("tritonclient", "client") from None
 
@@ -33,9 +36,6 @@ numpy>=2.1; python_version >= "3.13"
 pillow>=10.3
 opencv-python-headless>=4.8
 """
-
-#: Stem of the reports that a version carries beside its network, where its file was validated.
-REPORT = "validation"
 
 _HERE = Path(__file__).parent
 
@@ -75,6 +75,8 @@ def populate(
     repository: str | Path = "model_repository",
     backend: Literal["onnxruntime", "tensorrt"] = "onnxruntime",
     precision: Precision | str = Precision.FP32,
+    flavor: Flavor | str = Flavor.TENSORRT,
+    engines: Sequence[Engine] | None = None,
     version: int | None = None,
     options: PopulateOptions | None = None,
     require_validated: bool = False,
@@ -87,11 +89,18 @@ def populate(
 
     Args:
         model: folder of the exported model (`exports/<name>`).
+        backend: of the network. `tensorrt` serves the plans that `build_trt` made, always on a
+            GPU.
+        flavor: of the plans. NVIDIA's `tensorrt` backend does not load those of TensorRT-RTX, so
+            that such a repository runs on the embedded server alone.
+        engines: the plans to serve, as `engines.record.open_engine` gives them; all of the
+            precision and flavor by default.
         version: the next free one by default.
         require_validated: take only a file that `validate` passed.
 
     Raises:
-        ArtifactError: the export is missing, stale or was changed.
+        ArtifactError: the export or a plan is missing, stale or was changed, or a plan takes
+            fewer images than `max_batch_size`.
         GateFailed: a passing verdict is required, and the file has none.
         BadInput: the version exists, or an option is out of range.
         StageFailed: the repository cannot be written.
@@ -100,11 +109,19 @@ def populate(
     repository, options = Path(repository), options or PopulateOptions()
     if artifact.manifest.task not in SERVED_TASKS:
         raise BadInput(f"{artifact.manifest.task} models cannot be served yet")
-    if backend != "onnxruntime":
-        raise BadInput(f"backend {backend} is not supported yet; use onnxruntime")
-    network_file = artifact.onnx_path(Precision(precision))
+    max_batch_size = options.max_batch_size or SERVED_TASKS[artifact.manifest.task].max_batch_size
+    if backend == "tensorrt":
+        network = tensorrt_network(
+            artifact, Precision(precision), Flavor(flavor), max_batch_size, engines
+        )
+        options = replace(options, placement=replace(options.placement, device="gpu"))
+    else:
+        network = onnxruntime_network(artifact, Precision(precision))
+    if options.placement.cuda_graphs:
+        check_cuda_graphs(artifact.manifest, network)
     if require_validated:
-        artifact.require_validated(network_file.name)
+        for source in network.sources:
+            artifact.require_validated(source)
     name = artifact.manifest.name
     newest = newest_version(repository, name)
     version = newest + 1 if version is None else version
@@ -115,7 +132,7 @@ def populate(
     try:
         repository.mkdir(parents=True, exist_ok=True)
         with staging_directory(_beside(repository.resolve())) as staging:
-            _stage(staging, artifact, network_file, backend, version, options)
+            _stage(staging, artifact, network, version, options)
             _move_in(staging, repository, name, version, newest)
     except OSError as error:
         raise StageFailed(f"{repository} cannot be written: {error}") from error
@@ -131,8 +148,7 @@ def _beside(repository: Path) -> Path:
 def _stage(
     staging: Path,
     artifact: Artifact,
-    network_file: Path,
-    backend: str,
+    network: Network,
     version: int,
     options: PopulateOptions,
 ) -> None:
@@ -148,7 +164,7 @@ def _stage(
     )
     configs = {
         "preprocess": pbtxt.preprocess_config(model),
-        "network": pbtxt.network_config(model, backend),
+        "network": pbtxt.network_config(model, network.files),
         "postprocess": pbtxt.postprocess_config(model),
         "ensemble": pbtxt.ensemble_config(model),
     }
@@ -164,13 +180,16 @@ def _stage(
                 directory / "dfvt_tasks",
                 ignore=shutil.ignore_patterns("__pycache__"),
             )
-    network = staging / f"{manifest.name}_network" / str(version)
-    shutil.copyfile(network_file, network / "model.onnx")
-    if sha256_of(network / "model.onnx") != manifest.files[network_file.name].sha256:
-        raise StageFailed(f"{network_file} changed while it was copied; run populate again")
-    shutil.copyfile(artifact.directory / MANIFEST, network / MANIFEST)
-    for kind, report in artifact.reports(network_file.name).items():
-        shutil.copyfile(report, network / f"{REPORT}.{kind}")
+    directory = staging / f"{manifest.name}_network" / str(version)
+    for file, source in network.copied.items():
+        shutil.copyfile(source, directory / file)
+        record = manifest.files.get(source.name)
+        if record is not None and sha256_of(directory / file) != record.sha256:
+            raise StageFailed(f"{source} changed while it was copied; run populate again")
+    shutil.copyfile(artifact.directory / MANIFEST, directory / MANIFEST)
+    for source_name in network.sources:
+        for report in artifact.reports(source_name):
+            shutil.copyfile(report, directory / report.name)
     labels = "".join(f"{label}\n" for label in manifest.labels)
     postprocess = staging / f"{manifest.name}_postprocess" / str(version)
     (postprocess / "labels.txt").write_text(labels, encoding="utf-8")

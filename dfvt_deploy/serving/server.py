@@ -22,12 +22,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, BinaryIO
 
 from ..errors import BadInput, ServerFailed
 from ..progress import stage
 from .installation import EMBEDDED_VERSION, Installation, find_tritonserver
-from .layout import CONFIG, ensembles, verify_repository
+from .layout import CONFIG, ensembles, rtx_plans, verify_repository
+from .server_log import ShownLog
 
 LOOPBACK = "127.0.0.1"
 
@@ -64,6 +65,7 @@ class TritonServer:
         ports: TCP ports.
         log_file: where the server's log goes; a temporary file by default, removed at the end.
         log_directory: instead, the folder for `tritonserver-<http port>.log`.
+        show_log: also write the log to standard error; the file then keeps its latest part.
         timeout: seconds to wait until every model is loaded.
 
     Raises (on entering):
@@ -81,6 +83,7 @@ class TritonServer:
         ports: Ports = EPHEMERAL,
         log_file: str | Path | None = None,
         log_directory: str | Path | None = None,
+        show_log: bool = False,
         expose_embedded: bool = False,
         timeout: float = 300,
     ) -> None:
@@ -89,6 +92,7 @@ class TritonServer:
         self.ports = ports
         self.log_file = Path(log_file).resolve() if log_file else None
         self.log_directory = Path(log_directory).resolve() if log_directory else None
+        self.show_log = show_log
         self.expose_embedded = expose_embedded
         self.timeout = timeout
         self._key = secrets.token_urlsafe(24)
@@ -171,6 +175,12 @@ class TritonServer:
                 f"127.0.0.1 only, not on {self.host}; use NVIDIA's container (serve --docker), or "
                 "--expose-embedded if the network is trusted"
             )
+        if not installation.embedded and (plans := rtx_plans(self.repository)):
+            raise BadInput(
+                f"{plans[0]} is a TensorRT-RTX plan, which the tensorrt backend of "
+                f"{installation.binary} does not load; populate with the plans of TensorRT, or "
+                "serve it with the embedded server"
+            )
         self.ports = _free_ports(self.host, self.ports)
         if self.log_file is None:
             folder = self.log_directory or runtime
@@ -179,11 +189,18 @@ class TritonServer:
         self._cleanup.enter_context(_adopting_orphans())
         prefix = f"{_PREFIX}{os.getpid()}_{secrets.token_hex(4)}_"
         self._cleanup.callback(_remove_shared_memory, prefix)
-        with self.log_file.open("wb") as log:
+        with contextlib.ExitStack() as opened:
+            log: ShownLog | BinaryIO
+            if self.show_log:
+                log = ShownLog(self.log_file)
+                self._cleanup.callback(log.close)
+                opened.callback(log.started)
+            else:
+                log = opened.enter_context(self.log_file.open("wb"))
             self._process = subprocess.Popen(
                 self._command(installation, runtime / "models", prefix),
                 stdin=subprocess.DEVNULL,
-                stdout=log,
+                stdout=log.fileno(),
                 stderr=subprocess.STDOUT,
                 env={**os.environ, **installation.environment},
                 start_new_session=True,
@@ -438,8 +455,8 @@ def _status(code: int) -> str:
 
 
 def _remedy(reasons: str) -> str:
-    if "KIND_GPU" in reasons or "GPU" in reasons:
-        return "; for a machine without a GPU, populate with --device cpu"
+    if "GPU" in reasons:
+        return "; for a machine without a GPU, populate with --backend onnxruntime --device cpu"
     if "No module named" in reasons:
         return "; install the repository's requirements.txt for the server's Python"
     return ""

@@ -52,7 +52,7 @@ def resize_and_pad(
     height, width = resized_size(*original, long_side, short_side, canvas)
     resized = cv2.resize(np.asarray(image), (width, height), interpolation=cv2.INTER_LINEAR)
     if canvas is None:
-        canvas = _next_multiple(height), _next_multiple(width)
+        canvas = next_multiple(height), next_multiple(width)
     pixels = np.zeros((*canvas, 3), np.uint8)
     pixels[:height, :width] = resized
     return pixels, np.array([height, width], np.int64), np.array(original, np.int64)
@@ -111,5 +111,6 @@ def resized_size(
     return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
 
 
-def _next_multiple(side: int) -> int:
+def next_multiple(side: int) -> int:
+    """The side of a canvas that holds a side of an image."""
     return -(-side // SIZE_MULTIPLE) * SIZE_MULTIPLE

@@ -1,0 +1,1 @@
+"""TensorRT engines: built from exported ONNX files, with a record that says what they hold."""

@@ -1,0 +1,150 @@
+"""What the layers that do the arithmetic compute in: the proof that an engine is what was asked."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from ..errors import StageFailed
+from ..types import Precision
+from .record import ComputeLayers
+
+if TYPE_CHECKING:
+    import tensorrt
+
+#: Layer types of a network that multiply and accumulate.
+_COMPUTE = {
+    "CONVOLUTION": "convolution",
+    "DECONVOLUTION": "deconvolution",
+    "MATRIX_MULTIPLY": "matrix multiply",
+    "EINSUM": "einsum",
+}
+
+#: Layer types that hand a tensor on with its numbers unchanged.
+_TRANSPARENT = {"SHUFFLE", "SQUEEZE", "UNSQUEEZE", "IDENTITY"}
+
+_DTYPES = {"FLOAT": "fp32", "HALF": "fp16", "BF16": "bf16", "INT8": "int8", "FP8": "fp8"}
+
+#: Share of the compute layers that must compute in the precision that was asked for. Mixed
+#: precision leaves some in float32, and quantisation leaves out what would lose too much.
+LEAST_SHARE = {Precision.FP32: 1.0, Precision.FP16: 0.5, Precision.INT8: 0.25}
+
+
+def network_layers(network: tensorrt.INetworkDefinition) -> ComputeLayers:
+    """Count over a parsed, strongly typed network: what its types say is what will be built."""
+    makers = {}
+    layers = [network.get_layer(index) for index in range(network.num_layers)]
+    for layer in layers:
+        for index in range(layer.num_outputs):
+            makers[layer.get_output(index).name] = layer
+    counts: dict[str, Counter[str]] = defaultdict(Counter)
+    for layer in layers:
+        if (kind := _COMPUTE.get(layer.type.name)) is None:
+            continue
+        operands = [layer.get_input(index) for index in range(min(layer.num_inputs, 2))]
+        quantised = all(t is not None and _dequantised(t.name, makers) for t in operands)
+        dtype = layer.get_output(0).dtype.name
+        counts[kind]["int8" if quantised else _DTYPES.get(dtype, dtype.lower())] += 1
+    return ComputeLayers(
+        source="network", layers={kind: dict(counts[kind]) for kind in sorted(counts)}
+    )
+
+
+def _dequantised(tensor: str, makers: Mapping[str, tensorrt.ILayer]) -> bool:
+    """Whether a tensor comes out of a DequantizeLinear, perhaps reshaped on the way."""
+    layer = makers.get(tensor)
+    while layer is not None and layer.type.name in _TRANSPARENT:
+        source = layer.get_input(0)
+        layer = None if source is None else makers.get(source.name)
+    return layer is not None and layer.type.name == "DEQUANTIZE"
+
+
+#: What the inspector calls them, in lower case; the first that a name holds counts.
+_INSPECTED = {
+    "deconv": "deconvolution",
+    "conv": "convolution",
+    "gemm": "matrix multiply",
+    "matrixmultiply": "matrix multiply",
+    "matmul": "matrix multiply",
+    "mha": "attention",
+    "attention": "attention",
+    "einsum": "einsum",
+}
+
+#: What it calls the types; the first that a text holds counts.
+_FORMATS = {
+    "int8": "int8",
+    "fp8": "fp8",
+    "bf16": "bf16",
+    "bfloat16": "bf16",
+    "fp16": "fp16",
+    "half": "fp16",
+    "fp32": "fp32",
+    "float": "fp32",
+}
+
+#: Keys of a tensor's type: of TensorRT 11, then of 10.
+_TYPE_KEYS = ("DataType", "Format/Datatype", "Format")
+
+
+def inspected_layers(engine: tensorrt.ICudaEngine, form: Any) -> ComputeLayers | None:
+    """Count over a built engine, which takes a GPU; None where its layers say nothing.
+
+    Args:
+        form: `LayerInformationFormat.JSON`.
+    """
+    inspector = engine.create_engine_inspector()
+    return layers_of_report(inspector.get_engine_information(form))
+
+
+def layers_of_report(report: str) -> ComputeLayers | None:
+    """Count over the inspector's JSON. A layer computes in the format of its first input."""
+    try:
+        layers = json.loads(report)["Layers"]
+    except (ValueError, KeyError, TypeError):
+        return None
+    counts: dict[str, Counter[str]] = defaultdict(Counter)
+    for layer in layers:
+        if not isinstance(layer, dict):  # names only: built without detailed profiling
+            continue
+        name = str(layer.get("LayerType", "")).lower()
+        kind = next((kind for part, kind in _INSPECTED.items() if part in name), None)
+        tensors = layer.get("Inputs") or layer.get("Outputs") or []
+        if kind is None or not tensors:
+            continue
+        words = " ".join(str(tensors[0].get(key, "")) for key in _TYPE_KEYS).lower()
+        if (dtype := next((d for part, d in _FORMATS.items() if part in words), None)) is not None:
+            counts[kind][dtype] += 1
+    if not counts:
+        return None
+    return ComputeLayers(
+        source="inspector", layers={kind: dict(counts[kind]) for kind in sorted(counts)}
+    )
+
+
+def require_precision(what: str, layers: ComputeLayers, precision: Precision) -> None:
+    """Refuse an engine whose layers do not compute in what was asked for.
+
+    Raises:
+        StageFailed: names the count.
+    """
+    least = LEAST_SHARE[precision]
+    found = layers.count(precision.value)
+    if layers.total == 0 or found < least * layers.total:
+        counted = Counter[str]()
+        for by_precision in layers.layers.values():
+            counted.update(by_precision)
+        others = ", ".join(f"{count} {name}" for name, count in counted.most_common())
+        raise StageFailed(
+            f"{what} was asked for in {precision}, but {found} of its {layers.total} compute "
+            f"layers are ({others or 'none'}, counted over the {layers.source}), the least is "
+            f"{least:.0%}; make the file again with: {_remake(precision)}"
+        )
+
+
+def _remake(precision: Precision) -> str:
+    if precision is Precision.FP32:
+        return "dfvt-deploy export"
+    return f"dfvt-deploy convert --precision {precision}"

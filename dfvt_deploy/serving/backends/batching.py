@@ -1,0 +1,78 @@
+"""What the Python-based backends share; copied beside the model.py of each."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+
+class InvalidRequest(Exception):
+    """The request does not fit the model; its sender is told so."""
+
+
+class BatchingModel:
+    """Runs a batch that the server made of several requests as one.
+
+    A backend sets `inputs`, `outputs` (their names) and `batched`, and has `infer`.
+    """
+
+    inputs: list[str]
+    outputs: list[str]
+    batched: bool
+
+    @staticmethod
+    def auto_complete_config(config: Any) -> Any:
+        return config
+
+    def read_config(self, config: Mapping[str, Any]) -> None:
+        self.batched = config["max_batch_size"] > 0
+        self.inputs = [tensor["name"] for tensor in config["input"]]
+        self.outputs = [tensor["name"] for tensor in config["output"]]
+
+    def infer(self, feed: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Outputs by name for arrays by name; raises InvalidRequest where they do not fit."""
+        raise NotImplementedError
+
+    def execute(self, requests: list[Any]) -> list[Any]:
+        if len(requests) == 1 or not self.batched:
+            return [self._alone(request) for request in requests]
+        feeds = [self._feed(request) for request in requests]
+        sizes = [len(feed[self.inputs[0]]) for feed in feeds]
+        try:
+            results = self.infer(
+                {name: np.concatenate([feed[name] for feed in feeds]) for name in self.inputs}
+            )
+        except Exception as error:
+            return [_failed(error) for _ in requests]
+        ends = np.cumsum(sizes)
+        return [
+            self._response({name: results[name][end - size : end] for name in self.outputs})
+            for size, end in zip(sizes, ends, strict=True)
+        ]
+
+    def _alone(self, request: Any) -> Any:
+        try:
+            return self._response(self.infer(self._feed(request)))
+        except Exception as error:
+            return _failed(error)
+
+    def _feed(self, request: Any) -> dict[str, Any]:
+        return {
+            name: pb_utils.get_input_tensor_by_name(request, name).as_numpy()
+            for name in self.inputs
+        }
+
+    def _response(self, results: Mapping[str, Any]) -> Any:
+        return pb_utils.InferenceResponse(
+            [pb_utils.Tensor(name, np.ascontiguousarray(results[name])) for name in self.outputs]
+        )
+
+
+def _failed(error: Exception) -> Any:
+    code = (
+        pb_utils.TritonError.INVALID_ARG
+        if isinstance(error, InvalidRequest)
+        else pb_utils.TritonError.INTERNAL
+    )
+    return pb_utils.InferenceResponse(error=pb_utils.TritonError(str(error), code))

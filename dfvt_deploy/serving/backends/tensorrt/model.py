@@ -1,0 +1,50 @@
+"""A Python-based Triton backend: `backend: "tensorrt"` where NVIDIA's own is not installed.
+
+It serves the repositories that NVIDIA's backend serves, unchanged, and those with TensorRT-RTX
+plans, which NVIDIA's cannot load.
+"""
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import triton_python_backend_utils as pb_utils
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from batching import BatchingModel, InvalidRequest
+from dfvt_gpu.cuda import GpuError, gpu
+from dfvt_gpu.plan import LoadedPlan, Refused
+
+
+class TritonPythonModel(BatchingModel):  # type: ignore[misc]
+    def initialize(self, args: dict[str, str]) -> None:
+        config = json.loads(args["model_config"])
+        self.read_config(config)
+        directory = Path(args["model_repository"]) / args["model_version"]
+        device = int(args["model_instance_device_id"])
+        try:
+            found = gpu(device)
+            plans = config.get("cc_model_filenames") or {}
+            default = config.get("default_model_filename")
+            name = plans.get(found.compute_capability) or default
+            if not name:
+                raise GpuError(
+                    f"there is no plan for {found.name}, compute capability "
+                    f"{found.compute_capability}; there are for {', '.join(sorted(plans))}"
+                )
+            graphs = config.get("optimization", {}).get("cuda", {}).get("graphs", False)
+            self.plan = LoadedPlan(directory / name, device, cuda_graph=graphs)
+        except (GpuError, OSError) as error:
+            raise pb_utils.TritonModelException(f"tensorrt: {error}") from error
+
+    def infer(self, feed: Mapping[str, Any]) -> dict[str, Any]:
+        try:
+            return self.plan.infer(feed)
+        except Refused as error:
+            raise InvalidRequest(f"tensorrt: {error}") from error
+
+    def finalize(self) -> None:
+        self.plan.__exit__()

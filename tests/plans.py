@@ -1,0 +1,91 @@
+"""Plans without a GPU: their header and record are right, the rest is noise.
+
+Real TensorRT plans cannot be built where tests run. TensorRT-RTX's can, and are where it matters.
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from dfvt_deploy.artifact import ONNX_FILES, FileRecord, now, open_artifact, update_manifest
+from dfvt_deploy.engines.record import (
+    MAGIC,
+    BuildFlags,
+    ComputeLayers,
+    EngineRecord,
+    Flavor,
+    ShapeProfile,
+    engine_file_name,
+    record_path,
+    record_text,
+)
+from dfvt_deploy.files import sha256_of
+from dfvt_deploy.types import Precision
+
+#: Of the TensorRT that stand-in plans are built by.
+RUNTIME = "11.1.0.106"
+
+
+def stand_in_plan(
+    directory: Path,
+    profile: dict[str, list[tuple[int, ...]]],
+    *,
+    precision: Precision = Precision.FP16,
+    flavor: Flavor = Flavor.TENSORRT,
+    version: str = RUNTIME,
+    compute_capability: str = "9.0",
+    source_sha256: str = "0" * 64,
+    **flags: bool,
+) -> Path:
+    """Write a plan and its record; `profile` is least, usual and largest shape by input."""
+    rtx = flavor is Flavor.RTX
+    name = engine_file_name(precision, flavor, None if rtx else compute_capability)
+    path = directory / name
+    directory.mkdir(parents=True, exist_ok=True)
+    size = 4096
+    header = MAGIC[flavor].to_bytes(4, "little") + bytes(12) + size.to_bytes(8, "little")
+    header += bytes(map(int, version.split(".")))
+    noise = np.random.default_rng(len(compute_capability)).bytes(size - len(header))
+    path.write_bytes(header + noise)
+    record = EngineRecord(
+        plan=name,
+        size=size,
+        sha256=sha256_of(path),
+        flavor=flavor,
+        version=version,
+        precision=precision,
+        compute_capability=None if rtx else compute_capability,
+        flags=BuildFlags(optimization_level=3, **flags),
+        profile={
+            key: ShapeProfile(min=shapes[0], opt=shapes[1], max=shapes[2])
+            for key, shapes in profile.items()
+        },
+        source=ONNX_FILES[precision],
+        source_sha256=source_sha256,
+        network_layers=ComputeLayers(source="network", layers={"CONVOLUTION": {"HALF": 40}}),
+        seconds=1,
+        created=now(),
+        command="dfvt-deploy build-trt",
+    )
+    record_path(path).write_text(record_text(record))
+    return path
+
+
+def add_plan(artifact_directory: Path, profile, **options) -> Path:
+    """A stand-in plan in the folder of an exported model, of its FP32 file, and in its manifest."""
+    source = open_artifact(artifact_directory).manifest.files["model.onnx"].sha256
+    options = {"precision": Precision.FP32, "source_sha256": source, **options}
+    path = stand_in_plan(artifact_directory, profile, **options)
+    entry = FileRecord(
+        size=path.stat().st_size,
+        sha256=sha256_of(path),
+        precision=options["precision"],
+        source_sha256=source,
+    )
+    update_manifest(
+        artifact_directory,
+        lambda manifest: manifest.model_copy(
+            update={"files": {**manifest.files, path.name: entry}}
+        ),
+    )
+    return path
