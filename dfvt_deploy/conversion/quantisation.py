@@ -125,6 +125,7 @@ def int8_from_float(
                     options,
                 )
                 quantizer.quantize_model()
+                quantizer.model.topological_sort()
                 model = quantizer.model.model
         del model.graph.value_info[:]
         model.ir_version = min(model.ir_version, MAX_IR_VERSION)
