@@ -118,7 +118,6 @@ def main() -> None:
                     f"    {tensor}: max abs {figures.max_abs:.4g}, mean {figures.mean_abs:.3g}, "
                     f"cosine {figures.cosine:.7f}, not finite {figures.non_finite}"
                 )
-        batch = {key: np.repeat(value, options.batch, axis=0) for key, value in inputs[0].items()}
         timed = {
             "fp16 file": running["onnxruntime CUDA, model.fp16.onnx"],
             "fp32 file": running["onnxruntime CUDA, model.onnx"],
