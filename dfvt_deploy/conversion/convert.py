@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
@@ -36,6 +37,9 @@ from .provenance import timed, tool_versions
 from .search import SearchGoal, Trials, units_to_keep
 
 _TOOLS = ("dfvt-deploy", "nvidia-modelopt", "onnx", "numpy")
+
+#: Images on which every tensor of a good FP16 file is looked at.
+_LOOKED_THROUGH = 2
 
 #: Most images that are calibrated on, by default. Dense ones are large.
 _IMAGES = {Precision.FP16: (64, 16), Precision.INT8: (256, 32)}
@@ -162,6 +166,7 @@ def convert(
             lambda old: old.model_copy(update={"keep_fp32": {**old.keep_fp32, precision: found}}),
         )
     plan = work.plan(keep_fp32, found)
+    work.check_ranges(plan)
     with timed("convert", seconds), stage(f"{manifest.name}: converting to {precision}"):
         result = work.result(plan)
     file = artifact.directory / ONNX_FILES[precision]
@@ -232,6 +237,10 @@ def _search(
             for node in work.graph.nodes
             if {node.name, node.op_type} & set(kept) and work.graph.computes(node)
         }
+        try:
+            work.check_ranges(plan)
+        except StageFailed:
+            return -math.inf
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "trial.onnx"
             onnx.save_model(work.trial(plan), file)
@@ -267,13 +276,16 @@ def _compared(
     made: tuple[Check, ...] = ()
     if isinstance(work, ToHalf):
         trial = work.trial(plan)
-        work.refuse(plan, trial, comparison.feeds)
         with tempfile.TemporaryDirectory() as folder:
             emulated = Path(folder) / "emulated.onnx"
             onnx.save_model(trial, emulated)
             with OnnxRuntimeRunner(emulated) as runner:
                 agreement = comparison.agreement(runner)
         made = checks(agreement, limits, "FP16, each tensor rounded, against FP32")
+        # What is not finite inside shows in the answers, or not: a few images are looked through
+        # in any case, and all where something is wrong.
+        good = all(check.passed for check in made)
+        work.check_trial(trial, comparison.feeds[: _LOOKED_THROUGH if good else None])
     with OnnxRuntimeRunner(file) as runner:
         agreement = comparison.agreement(runner)
     return made + checks(agreement, limits, f"{precision} file in onnxruntime against FP32")
@@ -282,7 +294,7 @@ def _compared(
 def _reasons(work: Method, plan: Plan) -> dict[str, dict[str, int]]:
     counted: dict[str, Counter[str]] = {}
     for node in work.graph.nodes:
-        if node.name in plan:
+        if node.name in plan and node.op_type != "Constant":  # these become initializers
             counted.setdefault(plan[node.name], Counter())[node.op_type] += 1
     return {
         reason: dict(row.most_common())

@@ -88,3 +88,25 @@ def own_names(graph: GraphProto) -> set[str]:
     names = {value.name for value in graph.input}
     names |= {weight.name for weight in graph.initializer}
     return names | {name for node in graph.node for name in node.output}
+
+
+def sort_nodes(graph: GraphProto) -> None:
+    """Order the nodes so that each comes after those whose results it takes."""
+    made = {name for node in graph.node for name in node.output}
+    ready: set[str] = set()
+    waiting = [(node, taken(node) & made) for node in graph.node]
+    ordered: list[NodeProto] = []
+    while waiting:
+        later = []
+        for node, needs in waiting:
+            if needs <= ready:
+                ordered.append(node)
+                ready.update(node.output)
+            else:
+                later.append((node, needs))
+        if len(later) == len(waiting):
+            raise ValueError(f"the graph has a cycle at node {later[0][0].name}")
+        waiting = later
+    copies = [NodeProto.FromString(node.SerializeToString()) for node in ordered]
+    del graph.node[:]
+    graph.node.extend(copies)

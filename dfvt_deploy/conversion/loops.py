@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
+from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
 
-from .graph_tensors import GraphTensors, graph_tensors, own_names, subgraphs, taken
+from .graph_tensors import GraphTensors, graph_tensors, own_names, sort_nodes, subgraphs, taken
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def join_loops(model: ModelProto, cut: CutLoops, weights: Sequence[TensorProto])
         nodes.append(node)
     del model.graph.node[:]
     model.graph.node.extend(nodes)
-    _sort(model.graph)
+    sort_nodes(model.graph)
 
 
 def _results(node: NodeProto, graph: GraphTensors) -> Iterator[ValueInfoProto]:
@@ -109,25 +109,3 @@ def _rename(node: NodeProto, names: dict[str, str]) -> None:
         outside = {old: new for old, new in names.items() if old not in hidden}
         for inner in graph.node:
             _rename(inner, outside)
-
-
-def _sort(graph: GraphProto) -> None:
-    """Order the nodes so that each comes after those whose results it takes."""
-    made = {name for node in graph.node for name in node.output}
-    ready: set[str] = set()
-    waiting = [(node, taken(node) & made) for node in graph.node]
-    ordered: list[NodeProto] = []
-    while waiting:
-        later = []
-        for node, needs in waiting:
-            if needs <= ready:
-                ordered.append(node)
-                ready.update(node.output)
-            else:
-                later.append((node, needs))
-        if len(later) == len(waiting):
-            raise ValueError(f"the graph has a cycle at node {later[0][0].name}")
-        waiting = later
-    copies = [NodeProto.FromString(node.SerializeToString()) for node in ordered]
-    del graph.node[:]
-    graph.node.extend(copies)

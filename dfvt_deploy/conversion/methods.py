@@ -37,11 +37,14 @@ class Method(Protocol):
     def least_plan(self, asked: Iterable[str]) -> Plan:
         """What stays in any case: where a search begins."""
 
+    def check_ranges(self, plan: Plan) -> None:
+        """Raises StageFailed for values of the calibration that the precision does not hold."""
+
     def trial(self, plan: Plan) -> ModelProto:
         """A graph that computes in onnxruntime as the file would on its target."""
 
-    def refuse(self, plan: Plan, trial: ModelProto, feeds: Iterable[Feed]) -> None:
-        """Raises StageFailed for values that the precision does not hold."""
+    def check_trial(self, trial: ModelProto, feeds: Iterable[Feed]) -> None:
+        """Raises StageFailed for values inside a trial that are not finite, and are in FP32."""
 
     def result(self, plan: Plan) -> ModelProto:
         """The graph of the file."""
@@ -84,22 +87,26 @@ class ToHalf:
     def trial(self, plan: Plan) -> ModelProto:
         return emulated_half(self.model, half_nodes(self.graph, plan), self.graph)
 
-    def refuse(self, plan: Plan, trial: ModelProto, feeds: Iterable[Feed]) -> None:
+    def check_ranges(self, plan: Plan) -> None:
         half = set(half_nodes(self.graph, plan))
         for node in self.graph.nodes:
             for name in (*node.input, *node.output) if node.name in half else ():
                 value = self._ranges.get(name, 0)
                 if HALF_MAX < value < math.inf:
-                    maker = self.graph.makers[name]
-                    raise _overflow(maker.name, maker.op_type, f"{value:.4g}")
+                    maker = self.graph.makers[name].name
+                    what = "gives" if maker == node.name else f"takes from {maker}"
+                    raise _overflow(f"{node.name} ({node.op_type}) {what} {value:.4g}")
+
+    def check_trial(self, trial: ModelProto, feeds: Iterable[Feed]) -> None:
         found = value_ranges(trial, feeds)
         operators = {node.name: node.op_type for node in self.graph.nodes}
         for node in trial.graph.node:
             for name in node.output:
                 expected = self._ranges.get(source_tensor(name), math.inf)
                 if math.isfinite(expected) and not math.isfinite(found.get(name, 0)):
-                    maker_name = rounded_node(node.name)
-                    raise _overflow(maker_name, operators.get(maker_name, ""), "infinity or NaN")
+                    maker = rounded_node(node.name)
+                    operator = operators.get(maker, "")
+                    raise _overflow(f"{maker} ({operator}) gives infinity or NaN")
 
     def result(self, plan: Plan) -> ModelProto:
         return half_from_float(self.model, plan)
@@ -132,8 +139,11 @@ class ToInt8:
     def trial(self, plan: Plan) -> ModelProto:
         return self.result(plan)
 
-    def refuse(self, plan: Plan, trial: ModelProto, feeds: Iterable[Feed]) -> None:
+    def check_ranges(self, plan: Plan) -> None:
         """INT8 saturates, so nothing overflows."""
+
+    def check_trial(self, trial: ModelProto, feeds: Iterable[Feed]) -> None:
+        """See `check_ranges`."""
 
     def result(self, plan: Plan) -> ModelProto:
         return int8_from_float(self.file, self._ranges, self._quantised(plan), self.target)
@@ -145,8 +155,8 @@ class ToInt8:
         return set(half_nodes(self.graph, plan))
 
 
-def _overflow(node: str, operator: str, value: str) -> StageFailed:
+def _overflow(what: str) -> StageFailed:
     return StageFailed(
-        f"node {node} ({operator}) gives {value}, FP16 ends at {HALF_MAX:.0f}; keep it and those "
-        f"that take its result with --keep-fp32, find them with --search nodes, or lower --largest"
+        f"in FP16 node {what}, the largest number is {HALF_MAX:.0f}; keep that node and those that "
+        "take its result with --keep-fp32, find them with --search nodes, or lower --largest"
     )

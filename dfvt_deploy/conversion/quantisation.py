@@ -13,7 +13,7 @@ from onnx import ModelProto, NodeProto
 from ..errors import StageFailed
 from ..types import Int8Target, RangeMethod
 from .calibration import Feed
-from .graph_tensors import LAYERS, GraphTensors
+from .graph_tensors import LAYERS, GraphTensors, sort_nodes
 from .half import Census, census
 from .half_plan import ASKED, SEARCHED, check_names
 from .quiet import quiet
@@ -127,6 +127,7 @@ def int8_from_float(
                 quantizer.quantize_model()
                 quantizer.model.topological_sort()
                 model = quantizer.model.model
+                sort_nodes(model.graph)
         del model.graph.value_info[:]
         model.ir_version = min(model.ir_version, MAX_IR_VERSION)
         strip(model)

@@ -1,7 +1,7 @@
 """How large the values inside a network become on given images, and where they stop being finite.
 
-Each tensor's largest absolute value and sum are computed inside the graph, so that only two
-numbers of a tensor are held, whatever the number and size of the images.
+Each tensor's extremes and sum are computed inside the graph, so that only three numbers of a tensor
+are held, whatever the number and size of the images.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from ..runners.onnx_runtime import OnnxRuntimeRunner
 from .calibration import Feed
 from .graph_tensors import GraphTensors, graph_tensors
 
-_LARGEST, _SUM = "/largest", "/sum"
+_HIGHEST, _LOWEST, _SUM = "/highest", "/lowest", "/sum"
+_PROBES = {"ReduceMax": _HIGHEST, "ReduceMin": _LOWEST, "ReduceL1": _SUM}
 
 
 def value_ranges(model: ModelProto, feeds: Iterable[Feed]) -> dict[str, float]:
@@ -37,19 +38,20 @@ def value_ranges(model: ModelProto, feeds: Iterable[Feed]) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "probed.onnx"
         onnx.save_model(probed, file)
-        with OnnxRuntimeRunner(file) as runner:
+        with OnnxRuntimeRunner(file, spare=True) as runner:
             for feed in feeds:
                 found = runner.infer(feed)
                 for name in names:
                     # A maximum may lose a NaN on its way, a sum does not.
                     finite = np.isfinite(found[name + _SUM])
-                    value = float(found[name + _LARGEST]) if finite else math.inf
+                    ends = found[name + _HIGHEST], found[name + _LOWEST]
+                    value = float(np.abs(ends).max()) if finite else math.inf
                     largest[name] = max(largest[name], value)
     return largest
 
 
 def _probed(model: ModelProto, graph: GraphTensors, names: list[str]) -> ModelProto:
-    """The model with two numbers of each tensor for outputs, and no others."""
+    """The model with three numbers of each tensor for outputs, and no others."""
     probed = ModelProto()
     probed.CopyFrom(model)
     del probed.graph.output[:]
@@ -60,14 +62,8 @@ def _probed(model: ModelProto, graph: GraphTensors, names: list[str]) -> ModelPr
             source = f"{name}/float"
             cast = helper.make_node("Cast", [name], [source], to=TensorProto.FLOAT)
             probed.graph.node.append(cast)
-        probed.graph.node.extend(
-            [
-                helper.make_node("Abs", [source], [f"{name}/abs"]),
-                helper.make_node("ReduceMax", [f"{name}/abs"], [name + _LARGEST], keepdims=0),
-                helper.make_node("ReduceSum", [f"{name}/abs"], [name + _SUM], keepdims=0),
-            ]
-        )
-        for end in (_LARGEST, _SUM):
+        for operator, end in _PROBES.items():
+            probed.graph.node.append(helper.make_node(operator, [source], [name + end], keepdims=0))
             value = helper.make_tensor_value_info(name + end, TensorProto.FLOAT, [])
             probed.graph.output.append(value)
     return probed

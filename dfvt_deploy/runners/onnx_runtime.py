@@ -26,6 +26,7 @@ class OnnxRuntimeRunner:
             one must come up: onnxruntime would otherwise run on the next one without an error.
         threads: of one operator; onnxruntime's choice (all cores) by default.
         arena: keep memory between runs; with sizes that differ it keeps the most ever needed.
+        spare: run nodes in an order that lets go of tensors early. For graphs with many outputs.
     """
 
     def __init__(
@@ -35,11 +36,13 @@ class OnnxRuntimeRunner:
         threads: int | None = None,
         *,
         arena: bool = True,
+        spare: bool = False,
     ) -> None:
         self.path = path
         self.providers = providers
         self.threads = threads
         self.arena = arena
+        self.spare = spare
         self._session: Any = None
 
     def __enter__(self) -> OnnxRuntimeRunner:
@@ -52,6 +55,8 @@ class OnnxRuntimeRunner:
         if self.threads:
             options.intra_op_num_threads = self.threads
         options.enable_cpu_mem_arena = options.enable_mem_pattern = self.arena
+        if self.spare:
+            options.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED
         try:
             self._session = onnxruntime.InferenceSession(
                 str(self.path), options, providers=list(self.providers)

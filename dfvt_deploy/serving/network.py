@@ -8,10 +8,10 @@ from pathlib import Path
 
 from ..artifact import Artifact, Manifest
 from ..engines.profiles import DEFAULTS
-from ..engines.record import Engine, EngineRecord, Flavor, engines_of, record_path
+from ..engines.record import Engine, EngineRecord, engines_of, record_path
 from ..errors import ArtifactError, BadInput
 from ..progress import warn
-from ..types import Precision, Task
+from ..types import Flavor, Precision, Task
 from .config import WARMUP_SIZE, NetworkFiles
 
 #: The name of an ONNX file in a repository, whatever its precision.
@@ -27,7 +27,7 @@ class Network:
 
     @property
     def sources(self) -> list[str]:
-        """Names of the ONNX file or the plans among them, as in the exported model."""
+        """Names of the ONNX file or the plans among them, which `validate` judges."""
         return [p.name for p in self.copied.values() if p.suffix in (".onnx", ".plan")]
 
 

@@ -12,12 +12,12 @@ from typing import Literal
 
 from .. import tasks
 from ..artifact import MANIFEST, Artifact, open_artifact
-from ..engines.record import Engine, Flavor
+from ..engines.record import Engine
 from ..errors import BadInput, MissingDependency, StageFailed
 from ..files import sha256_of, staging_directory
 from ..tasks.classification import TOP_K
 from ..tasks.images import ImageLimits
-from ..types import Precision
+from ..types import Flavor, Precision
 from .layout import CONFIG, model_names, newest_version
 from .tasks import SERVED_TASKS
 
