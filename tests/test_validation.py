@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from dfvt_deploy.artifact import Artifact, file_record, open_artifact, update_manifest
 from dfvt_deploy.cli import app
 from dfvt_deploy.conversion.convert import convert
-from dfvt_deploy.errors import BadInput, CheckpointError, GateFailed
+from dfvt_deploy.errors import BadInput, CheckpointError, DfvtError, GateFailed
 from dfvt_deploy.evaluate import passing
 from dfvt_deploy.evaluate.validation import validate
 from dfvt_deploy.serving.repository import PopulateOptions, populate
@@ -313,6 +313,20 @@ def test_what_is_not_there_is_named(mine, tmp_path):
         validate(mine, against="onnx", layers="simplified")
     with pytest.raises(BadInput, match="does not hold digits; add it with"):
         validate(mine, against="onnx", serve=True, repository=tmp_path)
+
+
+def test_an_engine_that_does_not_run_here_is_left_out_with_the_reason(mine, digits):
+    plan = mine / "model.fp16.sm90.plan"
+    plan.write_bytes(b"no plan")
+    source = open_artifact(mine).manifest.files["model.fp16.onnx"].sha256
+    record = file_record(plan, Precision.FP16, source)
+    update_manifest(mine, lambda m: m.model_copy(update={"files": {**m.files, plan.name: record}}))
+    options = {"against": "onnx", "images": digits.heldout / "1", "limit": 1, "threads": 1}
+    found = validate(mine, **options)
+    (left_out,) = (hop for hop in found.not_run if hop.name == plan.name)
+    assert "plan" in left_out.reason
+    with pytest.raises(DfvtError, match="plan"):
+        validate(mine, engines=[plan.name], **options)
 
 
 def test_a_repository_of_another_export_is_refused(mine, tmp_path):
