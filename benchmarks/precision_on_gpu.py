@@ -1,7 +1,7 @@
 """FP16 on a GPU: the converted file in onnxruntime, beside PyTorch's own half precision.
 
     python benchmarks/precision_on_gpu.py exports/dfvt_s_classification [--checkpoint FILE]
-        [--images DIR] [--limit 64] [--batch 8] [--pairs 50]
+        [--images DIR] [--limit 64] [--batches 1 8 64] [--pairs 50]
 
 Every form of the model sees the same images and is compared with float32 PyTorch on the GPU
 (without TF32). Speed is the median of the ratios of calls made in turns, transfers included.
@@ -21,13 +21,13 @@ from dfvt_deploy import open_artifact
 from dfvt_deploy.conversion.recipe import as_input, random_images
 from dfvt_deploy.evaluate.agreement import Agreement, compare_outputs
 from dfvt_deploy.runners import Runner, Tensors
-from dfvt_deploy.runners.onnx_runtime import OnnxRuntimeRunner
+from dfvt_deploy.runners.onnx_runtime import CUDA, OnnxRuntimeRunner
 from dfvt_deploy.runners.pytorch import PytorchRunner, model_from_manifest
 from dfvt_deploy.tasks import classification, detection, segmentation
 from dfvt_deploy.tasks.images import decode_image
 from dfvt_deploy.types import Precision, Task
 
-CUDA = ("CUDAExecutionProvider", "CPUExecutionProvider")
+HALF_PYTORCH = "PyTorch, autocast to float16"
 TASKS = {
     Task.CLASSIFICATION: classification,
     Task.DETECTION: detection,
@@ -76,15 +76,17 @@ def main() -> None:
     parser.add_argument("--checkpoint", type=Path)
     parser.add_argument("--images", type=Path)
     parser.add_argument("--limit", type=int, default=64)
-    parser.add_argument("--batch", type=int, default=8, help="of the speed measurement")
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 64])
     parser.add_argument("--pairs", type=int, default=50)
     options = parser.parse_args()
     artifact = open_artifact(options.artifact)
     manifest = artifact.manifest
     model = model_from_manifest(manifest, options.checkpoint)
     torch.backends.cuda.matmul.allow_tf32 = False
+    half_pytorch = HalfPytorch(manifest, model, "cuda")
+    # The eager RoIAlign is not written for tensors of two types.
     candidates: dict[str, Runner] = {
-        "PyTorch, autocast to float16": HalfPytorch(manifest, model, "cuda"),
+        **({} if manifest.task is Task.DETECTION else {HALF_PYTORCH: half_pytorch}),
         "onnxruntime CUDA, model.onnx": OnnxRuntimeRunner(artifact.onnx_path(), CUDA),
         "onnxruntime CUDA, model.fp16.onnx": OnnxRuntimeRunner(
             artifact.onnx_path(Precision.FP16), CUDA
@@ -116,28 +118,30 @@ def main() -> None:
                     f"    {tensor}: max abs {figures.max_abs:.4g}, mean {figures.mean_abs:.3g}, "
                     f"cosine {figures.cosine:.7f}, not finite {figures.non_finite}"
                 )
-        batch = {key: np.repeat(value, options.batch, axis=0) for key, value in inputs[0].items()}
-        half, full = (
-            running[f"onnxruntime CUDA, {file}"] for file in ("model.fp16.onnx", "model.onnx")
-        )
-        eager = running["PyTorch, autocast to float16"]
-        for runner in (half, full, eager, reference):
-            for _ in range(5):
-                runner.infer(batch)
-        times = np.array(
-            [
-                [seconds(r, batch) for r in (half, full, eager, reference)]
-                for _ in range(options.pairs)
-            ]
-        )
-        print(f"  batch {options.batch}, {'x'.join(map(str, batch['images'].shape))}, median ms:")
-        labels = ("fp16 file", "fp32 file", "PyTorch autocast", "PyTorch float32")
-        for i, label in enumerate(labels):
-            low, median, high = np.percentile(times[:, i] / times[:, 0], [10, 50, 90])
-            print(
-                f"    {label}: {np.median(times[:, i]) * 1e3:.2f}, "
-                f"{median:.2f} times the fp16 file ({low:.2f}-{high:.2f})"
+        timed = {
+            "fp16 file": running["onnxruntime CUDA, model.fp16.onnx"],
+            "fp32 file": running["onnxruntime CUDA, model.onnx"],
+            **({"PyTorch autocast": running[HALF_PYTORCH]} if HALF_PYTORCH in running else {}),
+            "PyTorch float32": reference,
+        }
+        for size in options.batches:
+            batch = {key: np.repeat(value, size, axis=0) for key, value in inputs[0].items()}
+            for runner in timed.values():
+                for _ in range(5):
+                    runner.infer(batch)
+            times = np.array(
+                [
+                    [seconds(runner, batch) for runner in timed.values()]
+                    for _ in range(options.pairs)
+                ]
             )
+            print(f"  images {'x'.join(map(str, batch['images'].shape))}, median ms:")
+            for i, label in enumerate(timed):
+                low, median, high = np.percentile(times[:, i] / times[:, 0], [10, 50, 90])
+                print(
+                    f"    {label}: {np.median(times[:, i]) * 1e3:.2f}, "
+                    f"{median:.2f} times the fp16 file ({low:.2f}-{high:.2f})"
+                )
 
 
 if __name__ == "__main__":

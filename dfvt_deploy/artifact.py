@@ -274,14 +274,13 @@ class Artifact:
         found = "was changed since it was validated" if earlier else "was never validated"
         raise GateFailed(f"{path} {found}; run: {remedy}")
 
-    def reports(self, file: str) -> dict[str, Path]:
-        """The reports of a file's verdict by kind, `json` and `html`, as far as they exist."""
+    def reports(self, file: str) -> list[Path]:
+        """The reports of a file's verdict, JSON and HTML, as far as they exist."""
         verdict = self.verdict(file)
         if verdict is None:
-            return {}
-        stem = verdict.report.removesuffix(".json")
-        paths = {kind: self.directory / f"{stem}.{kind}" for kind in ("json", "html")}
-        return {kind: path for kind, path in paths.items() if path.is_file()}
+            return []
+        report = self.directory / verdict.report
+        return [path for path in (report, report.with_suffix(".html")) if path.is_file()]
 
 
 def check_model_name(name: str) -> None:

@@ -22,6 +22,7 @@ COMMANDS = [
     "models",
     "export",
     "convert",
+    "build-trt",
     "validate",
     "populate",
     "serve",

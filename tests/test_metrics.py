@@ -75,6 +75,12 @@ def test_accuracy_with_fewer_answers_than_five():
     assert ACCURACY.score(results) == {"top1": 0, "top5": 50}
 
 
+def test_accuracy_with_more_answers_than_five():
+    logits = -np.arange(8, dtype=np.float32)[None].repeat(3, axis=0)
+    results = accuracy_results(logits, [4, 5, 7], list("abcdefgh"), k=8)
+    assert ACCURACY.score(results)["top5"] == pytest.approx(100 / 3)
+
+
 def test_an_answer_with_the_label_of_another_class_is_wrong():
     labels = list("abcd")
     answers = classification.answers({"logits": np.eye(4, dtype=np.float32)}, [*"bcda"])

@@ -19,7 +19,7 @@ import pytest
 from dfvt_deploy.errors import ArtifactError, BadInput, ServerFailed
 from dfvt_deploy.runners.onnx_runtime import OnnxRuntimeRunner
 from dfvt_deploy.runners.triton import TritonRunner
-from dfvt_deploy.serving import drawing
+from dfvt_deploy.serving import drawing, server_log
 from dfvt_deploy.serving.client import predict
 from dfvt_deploy.serving.docker import docker_command
 from dfvt_deploy.serving.repository import PopulateOptions, populate
@@ -427,3 +427,16 @@ def test_docker_command_serves_the_same_folder(repository):
     assert "--gpus=all" not in command
     with pytest.raises(BadInput, match="holds no model"):
         docker_command(repository / "none", "127.0.0.1", Ports())
+
+
+def test_a_shown_log_is_seen_and_its_file_does_not_grow_without_end(tmp_path, capfd, monkeypatch):
+    monkeypatch.setattr(server_log, "_KEPT_BYTES", 1000)
+    log = server_log.ShownLog(tmp_path / "log")
+    script = "for i in $(seq 500); do echo line $i; done"
+    with subprocess.Popen(["sh", "-c", script], stdout=log.fileno()):
+        log.started()
+    log.close()
+    assert capfd.readouterr().err.splitlines() == [f"line {i}" for i in range(1, 501)]
+    kept = (tmp_path / "log").read_text().splitlines()
+    assert kept[-1] == "line 500"
+    assert (tmp_path / "log").stat().st_size < 1100

@@ -5,8 +5,10 @@ TensorRT's plans are stand-ins with real headers and records (plans.py): nothing
 
 import re
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from dfvt_deploy.artifact import Artifact
@@ -14,7 +16,9 @@ from dfvt_deploy.engines.build import BuildOptions, build_trt
 from dfvt_deploy.engines.profiles import Shapes, profile_of
 from dfvt_deploy.engines.record import Flavor, open_engine, record_path
 from dfvt_deploy.errors import ArtifactError, BadInput, ServerFailed
+from dfvt_deploy.runners.triton import TritonRunner
 from dfvt_deploy.serving import config as pbtxt
+from dfvt_deploy.serving import installation
 from dfvt_deploy.serving.docker import docker_command
 from dfvt_deploy.serving.layout import verify_repository
 from dfvt_deploy.serving.repository import PopulateOptions, populate
@@ -241,3 +245,61 @@ def test_the_backend_says_what_it_lacks(exported, tmp_path):
     with pytest.raises(ServerFailed) as failed, serve(tmp_path / "r"):
         pass
     assert re.search(r"_network: .*tensorrt: no NVIDIA GPU can be used", str(failed.value))
+
+
+DOUBLE = """
+backend: "tensorrt"
+max_batch_size: 8
+default_model_filename: "model.plan"
+input { name: "x" data_type: TYPE_FP32 dims: 3 }
+output { name: "y" data_type: TYPE_FP32 dims: 3 }
+dynamic_batching { max_queue_delay_microseconds: 20000 }
+instance_group { kind: KIND_CPU count: 1 }
+"""
+
+
+@pytest.fixture
+def doubling_server(tmp_path, monkeypatch):
+    """The real server and backend over stand-ins for CUDA and TensorRT (fake_gpu.py), whose plan
+    doubles and takes 4 images where the config promises 8."""
+    site = tmp_path / "stand-ins"
+    (site / "cuda" / "bindings").mkdir(parents=True)
+    shutil.copyfile(Path(__file__).parent / "fake_gpu.py", site / "fake_gpu.py")
+    (site / "cuda" / "__init__.py").touch()
+    (site / "cuda" / "bindings" / "__init__.py").touch()
+    (site / "cuda" / "bindings" / "runtime.py").write_text(
+        "import sys, fake_gpu\nsys.modules[__name__] = fake_gpu.Cuda()\n"
+    )
+    (site / "tensorrt.py").write_text(
+        "import sys, fake_gpu\nfrom cuda.bindings import runtime\n"
+        "sys.modules[__name__] = fake_gpu.TensorRT(runtime, [[(1, 3), (1, 3), (4, 3)]])\n"
+    )
+    lay_out = installation._lay_out_backends
+
+    def with_stand_ins(root: Path, backends: Path) -> None:
+        lay_out(root, backends)
+        shutil.copytree(site, backends / "tensorrt", dirs_exist_ok=True)
+
+    monkeypatch.setattr(installation, "_lay_out_backends", with_stand_ins)
+    model = tmp_path / "repository" / "double"
+    (model / "1").mkdir(parents=True)
+    (model / "config.pbtxt").write_text(DOUBLE)
+    (model / "1" / "model.plan").write_bytes(b"ftrt")
+    with serve(tmp_path / "repository") as server:
+        yield server
+
+
+def test_the_backend_runs_batches_and_refuses_what_does_not_fit(doubling_server):
+    def ask(number: int) -> bool:
+        x = np.full((1 + number % 2, 3), number, np.float32)
+        with TritonRunner("double", doubling_server.grpc_url) as runner:
+            return np.array_equal(runner.infer({"x": x})["y"], 2 * x)
+
+    assert all(map(ask, range(4)))
+    with ThreadPoolExecutor(2) as pool:  # may run as one batch, never of more than four rows
+        assert all(pool.map(ask, range(20)))
+    with (
+        TritonRunner("double", doubling_server.http_url, "http") as runner,
+        pytest.raises(BadInput, match=r"dimension 0 is 5, the plan takes 1\.\.4"),
+    ):
+        runner.infer({"x": np.zeros((5, 3), np.float32)})

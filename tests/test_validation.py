@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from dfvt_deploy.artifact import Artifact, file_record, open_artifact, update_manifest
 from dfvt_deploy.cli import app
 from dfvt_deploy.conversion.convert import convert
-from dfvt_deploy.errors import BadInput, CheckpointError, GateFailed
+from dfvt_deploy.errors import BadInput, CheckpointError, DfvtError, GateFailed
 from dfvt_deploy.evaluate import passing
 from dfvt_deploy.evaluate.validation import validate
 from dfvt_deploy.serving.repository import PopulateOptions, populate
@@ -25,12 +25,12 @@ SERVED = ["triton preprocess", "triton network", "triton postprocess", "triton e
 
 
 @pytest.fixture(scope="session")
-def converted(digits_artifact, tmp_path_factory) -> Artifact:
+def converted(digits, digits_artifact, tmp_path_factory) -> Artifact:
     """The digits model with its FP16 and INT8 files."""
     directory = tmp_path_factory.mktemp("converted") / "digits"
     shutil.copytree(digits_artifact.directory, directory)
     for precision in ("fp16", "int8"):
-        convert(directory, precision=precision)
+        convert(directory, precision, calibration=digits.heldout, images=16)
     return open_artifact(directory)
 
 
@@ -46,9 +46,9 @@ def labelled(digits) -> dict:
         "checkpoint": digits.checkpoint,
         "dataset": "imagenet",
         "data": digits.heldout,
-        "limit": 40,
+        "limit": 30,
         "max_drop": 5,
-        "threads": 2,
+        "threads": 1,
     }
 
 
@@ -96,8 +96,8 @@ def test_the_whole_way_from_pytorch_to_a_served_answer(mine, labelled, tmp_path)
     populate(mine, repository=tmp_path / "r", precision="fp16", require_validated=True)
     network = tmp_path / "r" / "digits_network" / "1"
     report = mine / manifest.verdicts["model.fp16.onnx"].report
-    assert (network / "validation.json").read_bytes() == report.read_bytes()
-    assert (network / "validation.html").read_bytes() == report.with_suffix(".html").read_bytes()
+    for carried in (report, report.with_suffix(".html")):
+        assert (network / carried.name).read_bytes() == carried.read_bytes()
 
     found = validate(mine, serve=True, repository=tmp_path / "r", **labelled)
     assert found.outcome == "passed", found.reason
@@ -157,7 +157,7 @@ def test_a_wrong_epsilon_in_the_onnx_file(mine, labelled):
     assert (found.outcome, found.guilty) == ("failed", "simplified")
     assert _outcomes(found)["onnx"] == "passed"
     assert open_artifact(mine).manifest.verdicts["model.onnx"].verdict == "failed"
-    with pytest.raises(GateFailed, match="did not pass: failed, on 40 images"):
+    with pytest.raises(GateFailed, match="did not pass: failed, on 30 images"):
         populate(mine, repository=mine.parent / "r", require_validated=True)
 
 
@@ -194,22 +194,13 @@ def test_a_clipped_fp16_node(mine, labelled, digits, labels):
             "checkpoint": digits.checkpoint,
             "images": digits.heldout / "3",
             "limit": 8,
-            "threads": 2,
+            "threads": 1,
         }
     found = validate(mine, layers="fp16", **labelled)
     assert (found.outcome, found.guilty) == ("failed", "fp16")
     assert _outcomes(found)["simplified"] == "passed"
     assert found.layers.first.tensor == clipped
     assert found.layers.first.operator == "Clip"
-
-
-def test_the_gate_does_not_decide_on_too_few_images(mine, labelled):
-    """One changed answer in forty is 2.5 points, but how many it is of all is uncertain."""
-    found = validate(mine, **{**labelled, "limit": 40, "max_drop": 0})
-    if any(hop.drop for hop in found.hops):
-        assert found.outcome in ("failed", "inconclusive")
-    else:
-        assert found.outcome == "passed"
 
 
 def _comparable(found) -> dict:
@@ -220,17 +211,17 @@ def _comparable(found) -> dict:
 
 
 def test_an_interrupted_run_goes_on_and_gives_the_same_figures(mine, labelled, monkeypatch):
-    options = {**labelled, "limit": 12}
+    options = {**labelled, "limit": 8, "precisions": []}
     append = passing.ResultStore.append
     stored = []
 
-    def interrupted_after_five(self, image, digest, result):
-        if len(stored) == 5:
+    def interrupted_after_three(self, image, digest, result):
+        if len(stored) == 3:
             raise KeyboardInterrupt
         append(self, image, digest, result)
         stored.append(image)
 
-    monkeypatch.setattr(passing.ResultStore, "append", interrupted_after_five)
+    monkeypatch.setattr(passing.ResultStore, "append", interrupted_after_three)
     with pytest.raises(KeyboardInterrupt):
         validate(mine, **options)
     (path,) = (mine / "validation").glob("*.jsonl")
@@ -245,15 +236,15 @@ def test_an_interrupted_run_goes_on_and_gives_the_same_figures(mine, labelled, m
 
     monkeypatch.setattr(passing.ResultStore, "append", counted)
     resumed = validate(mine, **options)
-    assert len(stored) == 5
-    assert len(later) == 7
+    assert len(stored) == 3
+    assert len(later) == 5
     assert set(stored).isdisjoint(later)
-    assert resumed.images == 12
+    assert resumed.images == 8
     whole = validate(mine, fresh=True, **options)
-    assert len(later) == 7 + 12
+    assert len(later) == 5 + 8
     assert _comparable(resumed) == _comparable(whole)
-    validate(mine, **{**options, "limit": 14})
-    assert len(later) < 7 + 12 + 14, "other limits share results"
+    validate(mine, **{**options, "limit": 16})
+    assert len(later) == 5 + 8 + 8, "other limits share results"
 
 
 def test_an_image_that_cannot_be_decoded_is_counted_and_the_gate_fails(mine, digits, tmp_path):
@@ -263,7 +254,7 @@ def test_an_image_that_cannot_be_decoded_is_counted_and_the_gate_fails(mine, dig
         (images / f"{i}.jpg").write_bytes(encoded(photograph(120, 90, i)))
     cut = (images / "1.jpg").read_bytes()
     (images / "1.jpg").write_bytes(cut[: len(cut) // 2])
-    found = validate(mine, checkpoint=digits.checkpoint, images=images, precisions=[])
+    found = validate(mine, checkpoint=digits.checkpoint, images=images, precisions=[], threads=1)
     assert (found.outcome, found.guilty) == ("failed", "decoding")
     assert (found.images, found.refused) == (2, 1)
     assert found.unjudged[0].image == "1.jpg"
@@ -276,7 +267,7 @@ def test_an_image_that_the_server_refuses_is_counted_and_the_gate_fails(mine, di
     images.mkdir()
     for name, side in (("large", 300), ("small", 60)):
         (images / f"{name}.png").write_bytes(encoded(photograph(side, side), "PNG"))
-    options = PopulateOptions(limits=ImageLimits(max_pixels=10_000))
+    options = PopulateOptions(limits=ImageLimits(max_pixels=70_000))
     populate(mine, repository=tmp_path / "r", options=options)
     found = validate(
         mine,
@@ -285,16 +276,17 @@ def test_an_image_that_the_server_refuses_is_counted_and_the_gate_fails(mine, di
         precisions=[],
         serve=True,
         repository=tmp_path / "r",
+        threads=1,
     )
     assert (found.outcome, found.guilty) == ("failed", "triton preprocess")
     assert (found.images, found.refused) == (1, 1)
-    assert "the limit is 10,000" in found.unjudged[0].reason
+    assert "the limit is 70,000" in found.unjudged[0].reason
 
 
 def test_a_running_server_is_asked_over_http(artifact_t, checkpoint_t, server, tmp_path):
     directory = Path(shutil.copytree(artifact_t.directory, tmp_path / "dfvt_t_classification"))
     found = validate(
-        directory, checkpoint=checkpoint_t, url=server.http_url, protocol="http", limit=1
+        directory, checkpoint=checkpoint_t, url=server.http_url, protocol="http", limit=1, threads=1
     )
     assert found.outcome == "passed", found.reason
     assert [hop.name for hop in found.hops][-4:] == SERVED
@@ -307,7 +299,7 @@ def test_the_reference_is_the_checkpoint_of_the_export(mine, checkpoint_t, digit
         validate(mine, checkpoint=checkpoint_t)
     with pytest.raises(CheckpointError, match=r"give --checkpoint the file, or .*--against onnx"):
         validate(mine)
-    found = validate(mine, against="onnx", images=digits.heldout / "1", limit=2)
+    found = validate(mine, against="onnx", images=digits.heldout / "1", limit=2, threads=1)
     assert found.outcome == "passed", found.reason
     assert found.hops[0].name == "simplified"
     assert {"pytorch", "onnx"} <= {hop.name for hop in found.not_run}
@@ -321,6 +313,20 @@ def test_what_is_not_there_is_named(mine, tmp_path):
         validate(mine, against="onnx", layers="simplified")
     with pytest.raises(BadInput, match="does not hold digits; add it with"):
         validate(mine, against="onnx", serve=True, repository=tmp_path)
+
+
+def test_an_engine_that_does_not_run_here_is_left_out_with_the_reason(mine, digits):
+    plan = mine / "model.fp16.sm90.plan"
+    plan.write_bytes(b"no plan")
+    source = open_artifact(mine).manifest.files["model.fp16.onnx"].sha256
+    record = file_record(plan, Precision.FP16, source)
+    update_manifest(mine, lambda m: m.model_copy(update={"files": {**m.files, plan.name: record}}))
+    options = {"against": "onnx", "images": digits.heldout / "1", "limit": 1, "threads": 1}
+    found = validate(mine, **options)
+    (left_out,) = (hop for hop in found.not_run if hop.name == plan.name)
+    assert "plan" in left_out.reason
+    with pytest.raises(DfvtError, match="plan"):
+        validate(mine, engines=[plan.name], **options)
 
 
 def test_a_repository_of_another_export_is_refused(mine, tmp_path):
@@ -338,7 +344,7 @@ def test_the_command_ends_with_4_and_prints_json(mine, digits, tmp_path):
     _replace(mine, "model.fp16.onnx", model)
     arguments = ["validate", "digits", "--exports", str(mine.parent), "--precision", "fp16"]
     arguments += ["--checkpoint", str(digits.checkpoint), "--images", str(digits.heldout / "7")]
-    result = CliRunner().invoke(app, [*arguments, "--limit", "4"])
+    result = CliRunner().invoke(app, [*arguments, "--limit", "4", "--threads", "1"])
     assert result.exit_code == 4, result.output
     assert "failed, guilty: fp16" in result.stdout
     assert "error: digits: failed: fp16" in result.stderr
@@ -355,6 +361,7 @@ def test_precisions_left_out_are_said(mine, digits):
         checkpoint=digits.checkpoint,
         images=digits.heldout / "1",
         limit=1,
+        threads=1,
         precisions=[Precision.INT8],
     )
     assert [hop.name for hop in found.hops] == ["pytorch", "onnx", "simplified", "int8"]

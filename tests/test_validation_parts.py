@@ -231,7 +231,7 @@ def _validation(**changes) -> Validation:
                     candidate_score=25.0,
                 ),
             ),
-            "changed": (ImageChange(image=EVIL, path="p", change=100),),
+            "changed": (ImageChange(image=EVIL, change=100),),
             "notes": (EVIL,),
             "checkpoint": EVIL,
             "versions": {EVIL: EVIL},

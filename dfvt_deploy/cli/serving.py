@@ -9,7 +9,7 @@ import typer
 
 from ..exit_codes import command
 from ..printing import print_docker, print_json, print_populated, print_prediction, print_urls
-from ..types import Precision
+from ..types import Flavor, Precision
 from .app import app
 from .options import Debug, Json, RepositoryOption, each
 
@@ -28,9 +28,8 @@ def populate(
     ] = "onnxruntime",
     precision: Annotated[Precision, typer.Option("--precision")] = Precision.FP32,
     flavor: Annotated[
-        Literal["tensorrt", "rtx"],
-        typer.Option("--flavor", help="Whose plans; only the embedded server loads rtx."),
-    ] = "tensorrt",
+        Flavor, typer.Option("--flavor", help="Whose plans; only the embedded server loads rtx.")
+    ] = Flavor.TENSORRT,
     version: Annotated[
         int | None, typer.Option("--version", help="Version number; the next one by default.")
     ] = None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -120,7 +121,7 @@ def validate(
             fresh=fresh,
         )
         if json_:
-            print_json(found.model_dump(mode="json"))
+            print_json(json.loads(found.model_dump_json()))  # not a number becomes null
         else:
             print_validation(found, exports / model)
         if not found.passed:

@@ -147,4 +147,5 @@ def require_precision(what: str, layers: ComputeLayers, precision: Precision) ->
 def _remake(precision: Precision) -> str:
     if precision is Precision.FP32:
         return "dfvt-deploy export"
-    return f"dfvt-deploy convert --precision {precision}"
+    target = " --target tensorrt" if precision is Precision.INT8 else ""
+    return f"dfvt-deploy convert --precision {precision}{target}"

@@ -52,7 +52,7 @@ def signed_qdq(path: Path) -> bytes:
             raise StageFailed(
                 f"{path}: {node.name} has the zero point {zero.flat[0]}, TensorRT takes numbers "
                 f"symmetric about 0 (int8 and 0, or uint8 and {_MIDDLE}); make the file again "
-                "with: dfvt-deploy convert --precision int8"
+                "with: dfvt-deploy convert --precision int8 --target tensorrt"
             )
         replaced[node.input[2]] = np.zeros_like(zero, np.int8)
         if numbers is not None:

@@ -208,14 +208,15 @@ def read_plan_header(path: Path) -> PlanHeader:
         found = path.stat().st_size
     except OSError as error:
         raise ArtifactError(f"{path} cannot be read: {error.strerror}") from error
+    if not start:
+        raise ArtifactError(f"{path} is empty; {_rebuild(path)}")
     words = {struct.pack("<I", word): flavor for flavor, word in MAGIC.items()}
     flavor = words.get(start[:4])
     if flavor is None:
         ahead = min((at for word in words if (at := start.find(word)) > 0), default=None)
         if ahead is None:
             raise ArtifactError(
-                f"{path} is no TensorRT plan: it starts with {start[:4].hex(' ') or 'nothing'}; "
-                f"{_rebuild(path)}"
+                f"{path} is no TensorRT plan: it starts with {start[:4].hex(' ')}; {_rebuild(path)}"
             )
         raise ArtifactError(
             f"{path}: {ahead} bytes stand in front of the plan; TensorRT and Triton read the raw "

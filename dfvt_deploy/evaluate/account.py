@@ -147,13 +147,18 @@ def judged_hops(
             first = metric.names[0]
             update: dict[str, Any] = {"scores": scores}
             if hop.source is not None:
-                update["drop"] = judged[plan.hops[0].name].scores[first] - scores[first]
-                update["step_drop"] = judged[hop.source].scores[first] - scores[first]
+                for key, other in (("drop", plan.hops[0].name), ("step_drop", hop.source)):
+                    update[key] = _points(judged[other].scores[first] - scores[first])
                 if max_drop is not None:
                     update["gate"] = _gate(metric, reference.results, sums.results, max_drop)
             result = result.model_copy(update=update)
         judged[hop.name] = judge(result)
     return judged
+
+
+def _points(difference: float) -> float:
+    """Without the rounding of the figures' own arithmetic, and without a negative zero."""
+    return round(difference, 9) + 0.0
 
 
 def _gate(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import BadInput, StageFailed
+from ..errors import BadInput, DfvtError, StageFailed
 from ..progress import image_bar
 from ..tasks import segmentation
 from ..tasks.images import ImageError, decode_image
@@ -101,10 +101,10 @@ def passages(hops: Sequence[Hop], prepared: Prepared) -> Iterator[tuple[Hop, Pas
             done[hop.name] = hop.step(done[hop.source])
         except (ImageError, BadInput) as error:
             raise Refused(hop.name, str(error)) from error
-        except (KeyError, ValueError, IndexError) as error:
-            raise StageFailed(
-                f"{hop.name} does not answer as its task does ({type(error).__name__}: {error})"
-            ) from error
+        except DfvtError:
+            raise
+        except Exception as error:  # a runtime's own, on tensors that no image should give
+            raise Refused(hop.name, f"{type(error).__name__}: {error}") from error
         yield hop, done[hop.name], 1000 * (time.perf_counter() - start)
 
 

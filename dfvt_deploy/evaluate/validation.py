@@ -249,22 +249,17 @@ def _found(
             account.hops[reference],
             account.hops[shown],
         ),
-        changed=_changed(shown, account, dataset),
+        changed=tuple(
+            ImageChange(image=image, change=round(change, 6))
+            for change, _, image in sorted(account.hops[shown].worst, reverse=True)
+            if change > 0
+        ),
         layers=_layers(artifact, plan, request, dataset),
         notes=provenance.notes(manifest, dataset, request),
         checkpoint=provenance.checkpoint_text(manifest),
         versions=provenance.versions(manifest),
         hardware=provenance.hardware(request.device),
         seconds=0,
-    )
-
-
-def _changed(shown: str, account: Account, dataset: Dataset) -> tuple[ImageChange, ...]:
-    paths = {sample.id: sample.path for sample in dataset.samples}
-    return tuple(
-        ImageChange(image=image, path=str(paths[image]), change=round(change, 6))
-        for change, _, image in sorted(account.hops[shown].worst, reverse=True)
-        if change > 0
     )
 
 

@@ -78,7 +78,6 @@ class ImageChange(Record):
     """An image whose answer the shown hop changed, and by how much (larger is more)."""
 
     image: str
-    path: str
     change: float
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from ..artifact import Artifact, Manifest
 from ..engines.profiles import DEFAULTS
-from ..engines.record import Engine, EngineRecord, Flavor, engines_of, record_path
+from ..engines.record import Engine, EngineRecord, engines_of, record_path
 from ..errors import ArtifactError, BadInput
 from ..progress import warn
-from ..types import Precision, Task
+from ..types import Flavor, Precision, Task
 from .config import WARMUP_SIZE, NetworkFiles
 
 #: The name of an ONNX file in a repository, whatever its precision.
@@ -20,12 +20,15 @@ ONNX_FILE = "model.onnx"
 
 @dataclass(frozen=True)
 class Network:
-    """What the config names, the files to copy by their name in the repository, and the names of
-    those files of the export that compute, which `validate` judges."""
+    """What the config names, and the files to copy by their name in the repository."""
 
     files: NetworkFiles
     copied: Mapping[str, Path]
-    judged: tuple[str, ...]
+
+    @property
+    def sources(self) -> list[str]:
+        """Names of the ONNX file or the plans among them, which `validate` judges."""
+        return [p.name for p in self.copied.values() if p.suffix in (".onnx", ".plan")]
 
 
 def onnxruntime_network(artifact: Artifact, precision: Precision) -> Network:
@@ -35,7 +38,7 @@ def onnxruntime_network(artifact: Artifact, precision: Precision) -> Network:
         ArtifactError: it was not made, or its source changed since.
     """
     source = artifact.onnx_path(precision)
-    return Network(NetworkFiles("onnxruntime", ONNX_FILE), {ONNX_FILE: source}, (source.name,))
+    return Network(NetworkFiles("onnxruntime", ONNX_FILE), {ONNX_FILE: source})
 
 
 def tensorrt_network(
@@ -66,11 +69,7 @@ def tensorrt_network(
     own = {r.compute_capability: r.plan for r in records if r.flavor is Flavor.TENSORRT}
     by_capability = {str(k): v for k, v in own.items()} if len(records) > 1 else {}
     warmup = _warmup_size(artifact.manifest, records)
-    return Network(
-        NetworkFiles("tensorrt", default, by_capability, warmup),
-        copied,
-        tuple(r.plan for r in records),
-    )
+    return Network(NetworkFiles("tensorrt", default, by_capability, warmup), copied)
 
 
 def check_cuda_graphs(manifest: Manifest, network: Network) -> None:

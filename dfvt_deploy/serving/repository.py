@@ -12,12 +12,12 @@ from typing import Literal
 
 from .. import tasks
 from ..artifact import MANIFEST, Artifact, open_artifact
-from ..engines.record import Engine, Flavor
+from ..engines.record import Engine
 from ..errors import BadInput, MissingDependency, StageFailed
 from ..files import sha256_of, staging_directory
 from ..tasks.classification import TOP_K
 from ..tasks.images import ImageLimits
-from ..types import Precision
+from ..types import Flavor, Precision
 from .layout import CONFIG, model_names, newest_version
 from .tasks import SERVED_TASKS
 
@@ -36,9 +36,6 @@ numpy>=2.1; python_version >= "3.13"
 pillow>=10.3
 opencv-python-headless>=4.8
 """
-
-#: Stem of the reports that a version carries beside its network, where its file was validated.
-REPORT = "validation"
 
 _HERE = Path(__file__).parent
 
@@ -123,8 +120,8 @@ def populate(
     if options.placement.cuda_graphs:
         check_cuda_graphs(artifact.manifest, network)
     if require_validated:
-        for file in network.judged:
-            artifact.require_validated(file)
+        for source in network.sources:
+            artifact.require_validated(source)
     name = artifact.manifest.name
     newest = newest_version(repository, name)
     version = newest + 1 if version is None else version
@@ -190,10 +187,9 @@ def _stage(
         if record is not None and sha256_of(directory / file) != record.sha256:
             raise StageFailed(f"{source} changed while it was copied; run populate again")
     shutil.copyfile(artifact.directory / MANIFEST, directory / MANIFEST)
-    for file in network.judged:
-        stem = REPORT if len(network.judged) == 1 else f"{REPORT}.{file}"
-        for kind, report in artifact.reports(file).items():
-            shutil.copyfile(report, directory / f"{stem}.{kind}")
+    for source_name in network.sources:
+        for report in artifact.reports(source_name):
+            shutil.copyfile(report, directory / report.name)
     labels = "".join(f"{label}\n" for label in manifest.labels)
     postprocess = staging / f"{manifest.name}_postprocess" / str(version)
     (postprocess / "labels.txt").write_text(labels, encoding="utf-8")

@@ -28,9 +28,8 @@ class TritonPythonModel(BatchingModel):  # type: ignore[misc]
         try:
             found = gpu(device)
             plans = config.get("cc_model_filenames") or {}
-            default = config.get("default_model_filename")
-            name = plans.get(found.compute_capability) or default
-            if not name:
+            name = plans.get(found.compute_capability) or config.get("default_model_filename")
+            if plans and not (directory / (name or "")).is_file():
                 raise GpuError(
                     f"there is no plan for {found.name}, compute capability "
                     f"{found.compute_capability}; there are for {', '.join(sorted(plans))}"
