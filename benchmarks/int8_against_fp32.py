@@ -20,7 +20,7 @@ import onnxruntime
 from dfvt_deploy import convert, export
 from dfvt_deploy.types import Task
 
-PROFILED_RUNS = 30
+PROFILED_RUNS = 10
 
 
 def session(path: Path, threads: int, profile: Path | None = None) -> onnxruntime.InferenceSession:
