@@ -42,7 +42,7 @@ def test_a_float32_model_is_not_written_under_another_name(model, precision):
     assert not (model / f"model.{precision}.onnx").exists()
 
 
-@pytest.mark.parametrize("largest", [0, -1, math.nan, math.inf])
+@pytest.mark.parametrize("largest", [0, math.nan])
 def test_a_largest_value_that_is_none_is_refused(model, largest):
     with pytest.raises(BadInput, match="--largest"):
         convert(model, "fp16", largest=largest)
@@ -81,6 +81,23 @@ def test_an_interrupted_search_goes_on_only_with_the_same_names(model, photo):
     assert search() == 2
     graph = convert_module.ToInt8(model / "model.onnx", "minmax", "cpu").graph
     assert search(next(node.name for node in graph.nodes if node.op_type == "MatMul")) == 4
+
+
+def test_lost_files_stop_neither_their_remaking_nor_the_others(model):
+    options = BuildOptions(flavor=Flavor.RTX)
+    plan = build_trt(model, precision="fp32", options=options).path
+    made = convert(model, "int8", images=1, method="minmax").file
+    made.write_bytes(b"")
+    with pytest.raises(ArtifactError, match=r"convert dfvt_t_classification --precision int8"):
+        open_artifact(model)
+    with pytest.raises(ArtifactError, match=r"model\.int8\.onnx was changed"):
+        build_trt(model, precision="int8", options=options)
+    plan.unlink()
+    convert(model, "int8", images=1, method="minmax")
+    with pytest.raises(ArtifactError, match=r"build-trt .* --precision fp32 --flavor rtx"):
+        open_artifact(model)
+    build_trt(model, precision="fp32", options=options)
+    open_artifact(model)
 
 
 def test_a_rebuild_that_fails_late_leaves_the_engine_and_the_folder(model, monkeypatch):

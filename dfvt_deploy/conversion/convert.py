@@ -119,7 +119,7 @@ def convert(
         raise BadInput(f"--min-agreement {min_agreement} is outside 0..1")
     if not 0 < largest <= HALF_MAX:  # nan is outside too
         raise BadInput(f"--largest {largest:g} is outside 0..{HALF_MAX:.0f}, what FP16 holds")
-    artifact = open_artifact(directory)
+    artifact = open_artifact(directory, Precision.FP32)
     manifest, source = artifact.manifest, artifact.onnx_path()
     dense = manifest.task is not Task.CLASSIFICATION
     chosen = calibration_images(

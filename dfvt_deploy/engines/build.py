@@ -162,7 +162,7 @@ def build_trt(
             not compute in the precision asked for, or the build failed.
     """
     options, precision = options or BuildOptions(), Precision(precision)
-    artifact = open_artifact(model)
+    artifact = open_artifact(model, precision)
     source = artifact.onnx_path(precision)
     profile = profile_of(artifact.manifest, options.shapes)
     machine = machine_for(

@@ -105,7 +105,7 @@ def populate(
         BadInput: the version exists, or an option is out of range.
         StageFailed: the repository cannot be written.
     """
-    artifact = open_artifact(model)
+    artifact = open_artifact(model, Precision(precision))
     repository, options = Path(repository), options or PopulateOptions()
     if artifact.manifest.task not in SERVED_TASKS:
         raise BadInput(f"{artifact.manifest.task} models cannot be served yet")
