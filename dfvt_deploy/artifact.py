@@ -237,7 +237,7 @@ class Artifact:
         remake = (
             self.manifest.command
             if precision is Precision.FP32
-            else f"dfvt-deploy convert --precision {precision}"
+            else f"dfvt-deploy convert {self.manifest.name} --precision {precision}"
         )
         record = self.manifest.files.get(name)
         if record is None:

@@ -167,10 +167,6 @@ def convert(
                     "asked": sorted(keep_fp32),
                 },
             )
-        update_manifest(
-            artifact.directory,
-            lambda old: old.model_copy(update={"keep_fp32": {**old.keep_fp32, precision: found}}),
-        )
     plan = work.plan(keep_fp32, found)
     work.check_ranges(plan)
     with timed("convert", seconds), stage(f"{manifest.name}: converting to {precision}"):
@@ -216,6 +212,7 @@ def convert(
             update={
                 "files": {**old.files, file.name: listed},
                 "conversions": {**old.conversions, file.name: record},
+                "keep_fp32": {**old.keep_fp32, precision: found} if found else old.keep_fp32,
             }
         ),
     )

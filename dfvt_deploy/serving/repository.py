@@ -115,6 +115,8 @@ def populate(
             artifact, Precision(precision), Flavor(flavor), max_batch_size, engines
         )
         options = replace(options, placement=replace(options.placement, device="gpu"))
+    elif Flavor(flavor) is not Flavor.TENSORRT:
+        raise BadInput(f"--flavor {flavor} is for --backend tensorrt")
     else:
         network = onnxruntime_network(artifact, Precision(precision))
     if options.placement.cuda_graphs:
