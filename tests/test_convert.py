@@ -53,6 +53,16 @@ def overflow_before_the_head(model) -> None:
     scale(model, "model.head.weight", 1e-5)
 
 
+def insert_before_the_head(model, makers) -> None:
+    """Nodes, each made from what the head takes; it then takes what the last one gives."""
+    (head,) = (node for node in model.graph.node if node.name == "/model/head/Gemm")
+    nodes = [make(head.input[0]) for make in makers]
+    head.input[0] = nodes[-1].output[0]
+    at = list(model.graph.node).index(head)
+    for node in reversed(nodes):
+        model.graph.node.insert(at, node)
+
+
 @pytest.fixture
 def planted(artifact_t, tmp_path):
     directory = copy_of(artifact_t, tmp_path)
@@ -216,19 +226,17 @@ def test_an_overflow_fails_and_names_the_node(planted):
 def test_what_vanishes_in_fp16_fails_and_names_the_node(artifact_t, tmp_path):
     def divide_by_a_square(model):
         """What reaches the head is multiplied by 1e-5 twice and divided by 1e-10: 0 in FP16."""
-        (head,) = (n for n in model.graph.node if n.name == "/model/head/Gemm")
         tiny = [numpy_helper.from_array(np.float32(1e-5), f"tiny{i}") for i in range(2)]
         model.graph.initializer.extend(tiny)
-        nodes = [
-            helper.make_node("Mul", [head.input[0], "tiny0"], ["s0"], name="once"),
-            helper.make_node("Mul", ["s0", "tiny1"], ["s1"], name="twice"),
-            helper.make_node("Div", ["s1", "s1"], ["one"], name="planted"),
-            helper.make_node("Mul", [head.input[0], "one"], ["features"], name="features"),
-        ]
-        head.input[0] = "features"
-        at = list(model.graph.node).index(head)
-        for node in reversed(nodes):
-            model.graph.node.insert(at, node)
+        insert_before_the_head(
+            model,
+            [
+                lambda x: helper.make_node("Mul", [x, "tiny0"], ["s0"], name="once"),
+                lambda _: helper.make_node("Mul", ["s0", "tiny1"], ["s1"], name="twice"),
+                lambda _: helper.make_node("Div", ["s1", "s1"], ["one"], name="planted"),
+                lambda x: helper.make_node("Mul", [x, "one"], ["features"], name="features"),
+            ],
+        )
 
     directory = copy_of(artifact_t, tmp_path)
     replace_model(directory, divide_by_a_square)
@@ -258,12 +266,20 @@ def test_a_limit_that_does_not_hold_leaves_the_previous_file(fp16_t, tmp_path):
     shutil.copytree(fp16_t.directory, directory)
     before = (directory / "model.fp16.onnx").read_bytes()
 
-    def break_half(model):  # weights that FP16 cannot tell apart: everything after is noise
-        scale(model, "model.head.weight", 1e-7)
+    def shift_and_back(model):
+        """400 is added to what reaches the head and taken off again: steps of 0.25 in FP16."""
+        model.graph.initializer.append(numpy_helper.from_array(np.float32(400), "shift"))
+        insert_before_the_head(
+            model,
+            [
+                lambda x: helper.make_node("Add", [x, "shift"], ["up"], name="up"),
+                lambda _: helper.make_node("Sub", ["up", "shift"], ["back"], name="back"),
+            ],
+        )
 
-    replace_model(directory, break_half)
-    with pytest.raises(StageFailed, match="the limit is"):
-        convert(directory, "fp16", images=4, largest=np.inf)
+    replace_model(directory, shift_and_back)
+    with pytest.raises(StageFailed, match=r"each tensor rounded.* logits, max abs.* the limit is"):
+        convert(directory, "fp16", images=4)
     assert (directory / "model.fp16.onnx").read_bytes() == before
     assert [p.name for p in directory.iterdir() if p.name.startswith(".")] == []
 
@@ -295,7 +311,7 @@ def test_int8_for_the_cpu(int8_t):
     record = int8_t.manifest.conversions["model.int8.onnx"]
     assert record.operators["Gemm"]["int8"] == 21
     assert record.operators["Conv"] == {"fp32": 28}
-    assert "int8" not in record.operators["MatMul"]  # gates, and products of activations
+    assert record.operators["MatMul"] == {"int8": 3, "fp32": 25}  # gates, products of activations
     assert record.calibration.method == "entropy"
     model = onnx.load(int8_t.onnx_path(Precision.INT8))
     weights = {w.name: w for w in model.graph.initializer}
@@ -307,7 +323,8 @@ def test_int8_for_the_cpu(int8_t):
         assert weights[activation.input[2]].data_type == TensorProto.UINT8
         assert weights[weight.input[0]].data_type == TensorProto.INT8
         scales = numpy_helper.to_array(weights[weight.input[1]])
-        assert len(scales) == weights[weight.input[0]].dims[1] > 1  # per channel
+        transposed = next((a.i for a in node.attribute if a.name == "transB"), 0)
+        assert len(scales) == weights[weight.input[0]].dims[1 - transposed]  # per channel
         assert not numpy_helper.to_array(weights[weight.input[2]]).any()
     sizes = [int8_t.onnx_path(p).stat().st_size for p in (Precision.INT8, Precision.FP32)]
     assert sizes[0] < 0.5 * sizes[1]
