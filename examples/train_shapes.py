@@ -2,7 +2,7 @@
 
     python -m examples.train_shapes OUTPUT
 
-Each image is 64 to 96 pixels a side and holds one to three shapes, warm on a cold ground, so that
+Each image is 64 to 96 pixels a side and holds one to a few shapes, warm on a cold ground, so that
 swapped channels change it thoroughly. The class maps are known, since the images were made from
 them; the outlines of the shapes are not annotated. OUTPUT then holds
 
@@ -45,14 +45,17 @@ from .training import Stopwatch, normalised, reproducible, save_checkpoint, trai
 CLASSES = ("ground", "disc", "square", "triangle", "ring", "cross")
 
 #: Images: the least and the most pixels of a side; radius of a shape in pixels.
-SIDES, RADII = (64, 96), (14, 24)
+SIDES, RADII = (64, 96), (13, 20)
+
+#: Places tried for a shape in each image.
+TRIES = 8
 
 WARM, COLD = (200, 110, 50), (60, 110, 190)
 
 #: Height and width of the network's input.
 CANVAS = (64, 64)
 
-TRAINING, HELD_OUT = 800, 100
+TRAINING, HELD_OUT = 1200, 100
 
 #: Not annotated, in the file and in the loss.
 VOID = 0
@@ -106,15 +109,17 @@ def train_shapes(output: Path, seed: int = 0) -> TrainedShapes:
 
 
 def compose(rng: np.random.Generator) -> Composition:
-    """A ground of slow waves with one to three shapes, the later ones over the earlier."""
+    """A ground of slow waves with as many shapes as fit, none over another or cut off."""
     height, width = (int(side) for side in rng.integers(SIDES[0], SIDES[1] + 1, 2))
     row, col = np.mgrid[:height, :width]
     waves = np.sin((rng.uniform(2, 9) * col + rng.uniform(2, 9) * row) / 96 + rng.uniform(0, 6))
     image = np.array(COLD) + rng.normal(0, 15, 3) + 25 * waves[:, :, None]
     annotation = np.ones((height, width), np.uint8)
-    for _ in range(rng.integers(1, 4)):
+    for _ in range(TRIES):
         class_id, radius = int(rng.integers(1, len(CLASSES))), rng.uniform(*RADII)
-        x, y = (rng.uniform(0.8 * radius, side - 0.8 * radius) for side in (width, height))
+        x, y = (rng.uniform(radius, side - radius) for side in (width, height))
+        if (annotation[np.hypot(col - x, row - y) < 1.2 * radius] != 1).any():
+            continue
         inside = shape(CLASSES[class_id], (col + 0.5 - x) / radius, (row + 0.5 - y) / radius)
         image[inside] = np.array(WARM) + rng.normal(0, 15, 3)
         annotation[inside] = class_id + 1
@@ -159,7 +164,7 @@ def _train(model: nn.Module, compositions: list[Composition]) -> None:
             maps = backbone(images[chosen])
         return loss_of(head(maps), chosen)
 
-    train(light, light_loss, len(images), steps=200, batch=16, learning_rate=2e-3)
+    train(light, light_loss, len(images), steps=140, batch=16, learning_rate=4e-3)
     train(head, head_loss, len(images), steps=30, batch=8, learning_rate=1e-3)
 
 

@@ -7,13 +7,14 @@ import pytest
 import torch
 
 from dfvt_deploy.artifact import Artifact
+from dfvt_deploy.conversion.convert import convert
 from dfvt_deploy.conversion.export import export
 from dfvt_deploy.serving.repository import populate
 from dfvt_deploy.serving.server import TritonServer, serve
 from examples.train_digits import TrainedDigits, train_digits
 from examples.train_shapes import CANVAS, TrainedShapes, train_shapes
 
-from .fixtures import dense_state_dict, fixture_state_dict, save_published
+from .fixtures import copy_of, dense_state_dict, fixture_state_dict, save_published
 
 
 @pytest.fixture(scope="session")
@@ -27,6 +28,20 @@ def checkpoint_t(tmp_path_factory) -> Path:
 def artifact_t(checkpoint_t, tmp_path_factory) -> Artifact:
     """DFvT-T exported from it, uint8 input."""
     return export("t", checkpoint=checkpoint_t, output=tmp_path_factory.mktemp("exports"))
+
+
+@pytest.fixture(scope="session")
+def fp16_t(artifact_t, tmp_path_factory) -> Artifact:
+    """`artifact_t` with its FP16 file beside it."""
+    copy = copy_of(artifact_t, tmp_path_factory.mktemp("fp16"))
+    return convert(copy, "fp16", images=4).artifact
+
+
+@pytest.fixture(scope="session")
+def int8_t(artifact_t, tmp_path_factory) -> Artifact:
+    """`artifact_t` with its INT8 file for the CPU beside it."""
+    copy = copy_of(artifact_t, tmp_path_factory.mktemp("int8"))
+    return convert(copy, "int8", images=15).artifact
 
 
 @pytest.fixture(scope="session")

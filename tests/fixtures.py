@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -10,6 +11,8 @@ from unittest import mock
 import numpy as np
 import torch
 from PIL import Image
+
+from dfvt_deploy.artifact import Artifact
 
 from .reference import fixture_weights
 
@@ -72,6 +75,15 @@ def save_published(path: Path, weights: dict[str, torch.Tensor], **options) -> P
     with mock.patch.dict(sys.modules, modules):
         torch.save(content, path, **options)
     return path
+
+
+def copy_of(artifact: Artifact, folder: Path) -> Path:
+    """A copy of an artifact's own files in `folder`, to be changed."""
+    target = folder / artifact.directory.name
+    target.mkdir()
+    for name in ("model.onnx", "manifest.json"):
+        shutil.copy(artifact.directory / name, target)
+    return target
 
 
 def photograph(width: int, height: int, seed: int = 0) -> Image.Image:

@@ -33,7 +33,8 @@ from .engine_files import SIDE, add_file, add_halved, add_quantised, copied, fee
 
 RTX = BuildOptions(flavor=Flavor.RTX)
 SMALL = BuildOptions(
-    flavor=Flavor.RTX, shapes=Shapes(max_batch=2, opt_size=(SIDE, SIDE), max_size=(SIDE, 2 * SIDE))
+    flavor=Flavor.RTX,
+    shapes=Shapes(max_batch=1, min_size=(SIDE, SIDE), opt_size=(SIDE, SIDE), max_size=(SIDE, SIDE)),
 )
 
 
@@ -96,6 +97,36 @@ def test_detection_fails_at_the_operator_that_rtx_lacks(detection_artifact_t, tm
     assert "RoiAlign (node /roi_head/RoiAlign)" in str(error.value)
     assert "use --flavor tensorrt for detection" in str(error.value)
     assert not list(artifact.directory.glob("*.plan*"))
+
+
+def test_detection_builds_but_for_roi_align(detection_artifact_t, tmp_path):
+    """With means of the whole map in the place of each RoiAlign, both loops of NMS included."""
+    artifact = copied(detection_artifact_t, tmp_path)
+    model = onnx.load(artifact.onnx_path())
+    graph = model.graph
+    make = onnx.helper.make_node
+    one, start = np.array([1], np.int64), np.array([0], np.int64)
+    for name, array in (("one", one), ("start", start)):
+        graph.initializer.append(onnx.numpy_helper.from_array(array, name))
+    for index, node in reversed(list(enumerate(graph.node))):
+        if node.op_type != "RoiAlign":
+            continue
+        attributes = {a.name: a.i for a in node.attribute}
+        out = node.output[0]
+        size = np.array([256, attributes["output_height"], attributes["output_width"]], np.int64)
+        graph.initializer.append(onnx.numpy_helper.from_array(size, f"{out}_size"))
+        graph.node.remove(node)
+        for stand_in in (
+            make("Expand", [f"{out}_mean", f"{out}_shape"], [out]),
+            make("GlobalAveragePool", [node.input[0]], [f"{out}_mean"]),
+            make("Concat", [f"{out}_count", f"{out}_size"], [f"{out}_shape"], axis=0),
+            make("Slice", [f"{out}_rois", "start", "one"], [f"{out}_count"]),
+            make("Shape", [node.input[1]], [f"{out}_rois"]),
+        ):
+            graph.node.insert(index, stand_in)
+    artifact = add_file(artifact, Precision.FP32, model.SerializeToString())
+    record = build_trt(artifact.directory, precision="fp32", options=SMALL).record
+    assert record.network_layers.total > 100
 
 
 @pytest.mark.parametrize(
@@ -376,10 +407,12 @@ def test_without_a_gpu_the_container_command_builds_the_same(built_t, monkeypatc
         raise StageFailed("seen")
 
     monkeypatch.setattr(build, "machine_for", machine)
-    CliRunner().invoke(app, inside)
+    monkeypatch.setattr(build, "profile_of", lambda _manifest, _shapes: {})  # sizes are fixed
+    assert inside.pop() == "--exports=/exports"
+    CliRunner().invoke(app, [*inside, f"--exports={exports}"])
     assert caught == {
         "options": ALL_OPTIONS,
-        "exports": "/exports",
+        "exports": str(exports),
         "models": [built_t.manifest.name],
         "precision": "fp16",
     }

@@ -47,9 +47,9 @@ DEFAULT_LIMITS: Mapping[tuple[Precision, Task], Limits] = {
     (Precision.FP16, Task.CLASSIFICATION): Limits(0.02, max_logit=0.02),
     (Precision.FP16, Task.SEGMENTATION): Limits(0.005),
     (Precision.FP16, Task.DETECTION): Limits(0.06),
-    (Precision.INT8, Task.CLASSIFICATION): Limits(0.5),
-    (Precision.INT8, Task.SEGMENTATION): Limits(0.5),
-    (Precision.INT8, Task.DETECTION): Limits(0.9),
+    (Precision.INT8, Task.CLASSIFICATION): Limits(0.3),
+    (Precision.INT8, Task.SEGMENTATION): Limits(0.2),
+    (Precision.INT8, Task.DETECTION): Limits(0.7),
 }
 
 

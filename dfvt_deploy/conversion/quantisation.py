@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Collection, Iterable
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import onnx
 from onnx import ModelProto, NodeProto
 
-from ..errors import StageFailed
+from ..errors import DfvtError, StageFailed
 from ..types import Int8Target, RangeMethod
 from .calibration import Feed
 from .graph_tensors import LAYERS, GraphTensors, sort_nodes
@@ -22,8 +23,18 @@ from .to_onnx import MAX_IR_VERSION, strip
 _QUANTISED = ("Conv", "Gemm", "MatMul")
 
 DEPTHWISE = "depthwise convolution: slower in INT8"
+SMALL = "small or pointwise convolution: loses most, gains little"
+THIN = "thin layer (gate, scores): loses most, gains nothing"
 TWO_ACTIVATIONS = "product of two activations: gains nothing, and pooling matrices would lose"
 NOT_A_LAYER = "no layer: nothing to gain"
+
+#: Weights of the smallest convolution that is quantised: 3x3 from 256 to 256 channels; where the
+#: kernel is 1x1, more than the backbone's, which come after activations of very uneven channels.
+_LARGE, _LARGE_POINTWISE = 256 * 256 * 9, 2**21
+
+#: A linear layer is thin if it has fewer channels than this on one side, and over `_THIN_RATIO`
+#: times as many on the other.
+_THIN, _THIN_RATIO = 128, 8
 
 #: Percentile of absolute values that `RangeMethod.PERCENTILE` keeps.
 PERCENTILE = 99.999
@@ -34,7 +45,8 @@ def quantisation_plan(
 ) -> dict[str, str]:
     """Nodes that stay in FP32 with the reason, by name; only nodes with floating-point values.
 
-    What is quantised are dense convolutions and linear layers with weights of the file.
+    What is quantised are wide linear layers and large convolutions: the time is there, and the
+    others cost most of the accuracy (docs/precision.md has the figures).
 
     Raises:
         BadInput: a name in `asked` is neither a node nor an operator of this graph.
@@ -56,6 +68,13 @@ def quantisation_plan(
             kept[node.name] = TWO_ACTIVATIONS
         elif node.op_type not in _QUANTISED or _groups(node) > 1:
             kept[node.name] = DEPTHWISE
+        else:
+            shape = tuple(graph.weights[node.input[1]].dims)
+            least = _LARGE if max(shape[2:], default=1) > 1 else _LARGE_POINTWISE
+            if node.op_type == "Conv" and math.prod(shape) < least:
+                kept[node.name] = SMALL
+            elif node.op_type != "Conv" and _is_thin(shape):
+                kept[node.name] = THIN
     return kept
 
 
@@ -87,6 +106,8 @@ def activation_ranges(file: Path, feeds: Iterable[Feed], method: RangeMethod) ->
             for feed in feeds:
                 calibrator.collect_data(_One(feed))
             return calibrator.compute_data()
+        except DfvtError:  # an image of the feeds
+            raise
         except Exception as error:  # onnxruntime raises its own, numpy's and built-in ones
             raise StageFailed(f"onnxruntime could not calibrate {file}: {error}") from error
 
@@ -105,9 +126,15 @@ def int8_from_float(
     from onnxruntime.quantization.quant_utils import load_model_with_shape_infer
 
     symmetric = target is Int8Target.TENSORRT
-    options = {"ActivationSymmetric": symmetric, "WeightSymmetric": True}
-    if symmetric:
-        options |= {"QuantizeBias": False}
+    # What a linear layer gives stays float: onnxruntime's integer kernels can give it. Those of
+    # convolutions cannot; in TensorRT nothing is gained by rounding what a layer gives.
+    float_results = list(_QUANTISED) if symmetric else ["Gemm", "MatMul"]
+    options = {
+        "ActivationSymmetric": symmetric,
+        "WeightSymmetric": True,
+        "QuantizeBias": not symmetric,
+        "OpTypesToExcludeOutputQuantization": float_results,
+    }
     try:
         with quiet():
             model = load_model_with_shape_infer(file)
@@ -159,6 +186,11 @@ class _One:
 
     def get_next(self) -> dict[str, Any] | None:
         return self._feeds.pop() if self._feeds else None
+
+
+def _is_thin(shape: tuple[int, ...]) -> bool:
+    narrow, wide = sorted(shape[-2:])
+    return narrow < _THIN and wide > _THIN_RATIO * narrow
 
 
 def _groups(node: NodeProto) -> int:

@@ -65,7 +65,8 @@ def _corners(boxes: Tensor) -> Corners:
 def _suppress_in_turn(keep: Tensor, suppressed: Tensor) -> Tensor:
     """keep (N, G, K); suppressed (K, N, G, K): what each box suppresses if it is kept."""
     for i in range(suppressed.shape[0]):
-        keep = keep & ~(suppressed[i] & keep[:, :, i : i + 1])
+        # As a slice, TensorRT-RTX could not build the loop.
+        keep = keep & ~(suppressed[i] & keep.select(2, i).unsqueeze(2))
     return keep
 
 
