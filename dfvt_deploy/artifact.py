@@ -171,6 +171,11 @@ class Verdict(Record):
     figures: dict[str, float]
     report: FileName
 
+    @property
+    def by_gate(self) -> bool:
+        """Whether it rests on the drop of a dataset's metric, not on agreement."""
+        return "upper_bound" in self.figures
+
 
 class Manifest(Record):
     """The record of one exported model (`manifest.json`). `nms` is a detector's.
@@ -264,13 +269,13 @@ class Artifact:
         if verdict is not None and verdict.verdict == "passed":
             return
         path = self.directory / file
-        remedy = f"dfvt-deploy validate {self.manifest.name}"
+        earlier = self.manifest.verdicts.get(file)
+        remedy = earlier.command if earlier else f"dfvt-deploy validate {self.manifest.name}"
         if verdict is not None:
             raise GateFailed(
                 f"{path} did not pass: {verdict.verdict}, on {verdict.images:,} images of "
                 f"{verdict.dataset} ({verdict.report}); mend it and run: {remedy}"
             )
-        earlier = file in self.manifest.verdicts
         found = "was changed since it was validated" if earlier else "was never validated"
         raise GateFailed(f"{path} {found}; run: {remedy}")
 
