@@ -152,7 +152,6 @@ def int8_from_float(
                     options,
                 )
                 quantizer.quantize_model()
-                quantizer.model.topological_sort()
                 model = quantizer.model.model
                 sort_nodes(model.graph)
         del model.graph.value_info[:]
