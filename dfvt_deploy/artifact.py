@@ -171,6 +171,11 @@ class Verdict(Record):
     figures: dict[str, float]
     report: FileName
 
+    @property
+    def by_gate(self) -> bool:
+        """Whether it rests on the drop of a dataset's metric, not on agreement."""
+        return "upper_bound" in self.figures
+
 
 class Manifest(Record):
     """The record of one exported model (`manifest.json`). `nms` is a detector's.
@@ -237,7 +242,7 @@ class Artifact:
         remake = (
             self.manifest.command
             if precision is Precision.FP32
-            else f"dfvt-deploy convert --precision {precision}"
+            else f"dfvt-deploy convert {self.manifest.name} --precision {precision}"
         )
         record = self.manifest.files.get(name)
         if record is None:
@@ -264,13 +269,13 @@ class Artifact:
         if verdict is not None and verdict.verdict == "passed":
             return
         path = self.directory / file
-        remedy = f"dfvt-deploy validate {self.manifest.name}"
+        earlier = self.manifest.verdicts.get(file)
+        remedy = earlier.command if earlier else f"dfvt-deploy validate {self.manifest.name}"
         if verdict is not None:
             raise GateFailed(
                 f"{path} did not pass: {verdict.verdict}, on {verdict.images:,} images of "
                 f"{verdict.dataset} ({verdict.report}); mend it and run: {remedy}"
             )
-        earlier = file in self.manifest.verdicts
         found = "was changed since it was validated" if earlier else "was never validated"
         raise GateFailed(f"{path} {found}; run: {remedy}")
 
@@ -300,8 +305,12 @@ def file_record(path: Path, precision: Precision, source_sha256: str | None = No
     )
 
 
-def open_artifact(directory: str | Path) -> Artifact:
-    """Read a folder of `exports/` and verify every file against its manifest.
+def open_artifact(directory: str | Path, precision: Precision | None = None) -> Artifact:
+    """Read a folder of `exports/` and verify its files against its manifest.
+
+    Args:
+        precision: verify model.onnx and the ONNX file of this precision only, as what remakes or
+            leaves out the others does not depend on them; every file without.
 
     Raises:
         ArtifactError: no manifest, one of another schema, or a file is missing or was changed.
@@ -309,16 +318,32 @@ def open_artifact(directory: str | Path) -> Artifact:
     directory = Path(directory)
     path = directory / MANIFEST
     manifest = read_manifest(path)
-    for name, record in manifest.files.items():
+    wanted = manifest.files
+    if precision is not None:
+        sources = (ONNX_FILES[Precision.FP32], ONNX_FILES[precision])
+        wanted = {name: record for name, record in wanted.items() if name in sources}
+    for name, record in wanted.items():
         file = directory / name
         if not file.is_file():
-            raise ArtifactError(f"{file} is missing, {path} lists it; export the model again")
+            raise ArtifactError(
+                f"{file} is missing, {path} lists it; {_remedy(manifest, name, record)}"
+            )
         if file.stat().st_size != record.size or sha256_of(file) != record.sha256:
             raise ArtifactError(
                 f"{file} was changed since it was written: its SHA-256 is not the one in "
-                f"{path.name}; export the model again, or restore the file"
+                f"{path.name}; {_remedy(manifest, name, record)}, or restore the file"
             )
     return Artifact(directory, manifest)
+
+
+def _remedy(manifest: Manifest, name: str, record: FileRecord) -> str:
+    model = f"{manifest.name} --precision {record.precision}"
+    if name.endswith(".plan"):
+        flavor = " --flavor rtx" if name.endswith(".rtx.plan") else ""
+        return f"make it again with: dfvt-deploy build-trt {model}{flavor}"
+    if record.source_sha256 is not None:
+        return f"make it again with: dfvt-deploy convert {model}"
+    return "export the model again"
 
 
 def read_manifest(path: Path) -> Manifest:

@@ -127,7 +127,7 @@ def test_a_file_of_another_source_is_stale(fp16_t, tmp_path):
         directory,
         lambda old: old.model_copy(update={"files": {**old.files, "model.fp16.onnx": stale}}),
     )
-    with pytest.raises(ArtifactError, match="dfvt-deploy convert --precision fp16"):
+    with pytest.raises(ArtifactError, match=r"dfvt-deploy convert .* --precision fp16"):
         open_artifact(directory).onnx_path(Precision.FP16)
 
 

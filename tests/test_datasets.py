@@ -253,7 +253,19 @@ def test_coco_classes_of_a_model_of_other_names(tmp_path):
         (lambda c: c["annotations"][0].update(image_id=4), "annotation 1 is of image 4, which is"),
         (lambda c: c["annotations"][1].update(category_id=4), "annotation 2 is of category 4"),
         (lambda c: c["annotations"][1].pop("segmentation"), "annotation 2 has no segmentation"),
-        (lambda c: c["annotations"][2].update(bbox=[1, 2]), "annotation 3 has a bbox of 2 numbers"),
+        (
+            lambda c: c["annotations"][2].update(bbox=[1, 2]),
+            "annotation 3 has the bbox [1, 2], not",
+        ),
+        (lambda c: c["annotations"][2].update(bbox=[1, 2, None, 4]), "None, 4], not 4 numbers"),
+        (
+            lambda c: c["annotations"][0].update(segmentation=[[1, 2, 3, 4, 5]]),
+            "annotation 1 has a segmentation that is neither polygons",
+        ),
+        (
+            lambda c: c["annotations"][0].update(segmentation={"size": [4, 4], "counts": [16]}),
+            "nor run lengths of its image's size",
+        ),
         (lambda c: c["annotations"][2].pop("bbox"), "an entry of annotations has no bbox"),
         (lambda c: c["images"][0].update(id=3), "two images have the same id"),
         (lambda c: c["images"][0].update(height=99), "c.png is 16x24, its annotation says 99x24"),

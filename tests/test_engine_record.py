@@ -147,6 +147,16 @@ def test_the_end_of_an_rtx_plan_is_missed_without_its_record(tmp_path):
         read_plan_header(path)
 
 
+def test_a_record_under_another_name_is_refused(tmp_path):
+    """As that of a float32 plan that is passed off as one of half precision."""
+    path = write_engine(tmp_path)
+    other = path.with_name("model.int8.sm90.plan")
+    record_path(path).rename(record_path(other))
+    path.rename(other)
+    with pytest.raises(ArtifactError, match=r"is the record of model\.fp16\.sm90\.plan"):
+        open_engine(other)
+
+
 @pytest.mark.parametrize(
     ("version", "reason"),
     [("10.13.3.9", "cannot be loaded by 10.13.3.9"), ("11.0.0.114", "cannot be loaded by 11.0.0")],

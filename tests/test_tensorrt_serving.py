@@ -14,8 +14,9 @@ import pytest
 from dfvt_deploy.artifact import Artifact
 from dfvt_deploy.engines.build import BuildOptions, build_trt
 from dfvt_deploy.engines.profiles import Shapes, profile_of
-from dfvt_deploy.engines.record import Flavor, open_engine, record_path
+from dfvt_deploy.engines.record import Flavor, open_engine, read_record, record_path, record_text
 from dfvt_deploy.errors import ArtifactError, BadInput, ServerFailed
+from dfvt_deploy.files import sha256_of
 from dfvt_deploy.runners.triton import TritonRunner
 from dfvt_deploy.serving import config as pbtxt
 from dfvt_deploy.serving import installation
@@ -147,6 +148,10 @@ def test_plans_that_are_missing_stale_or_changed_are_refused(exported, tmp_path)
         _populate(artifact, tmp_path / "r")
     plan = _add(artifact)
     plan.write_bytes(plan.read_bytes()[:-1] + b"x")
+    with pytest.raises(ArtifactError, match="is not the plan of its record"):
+        _populate(artifact, tmp_path / "r")
+    record = read_record(plan)
+    record_path(plan).write_text(record_text(record.model_copy(update={"sha256": sha256_of(plan)})))
     with pytest.raises(ArtifactError, match="was changed since it was written"):
         _populate(artifact, tmp_path / "r")
 

@@ -9,12 +9,13 @@ import pytest
 from onnx import helper, numpy_helper
 from typer.testing import CliRunner
 
-from dfvt_deploy.artifact import Artifact, file_record, open_artifact, update_manifest
+from dfvt_deploy.artifact import Artifact, Check, file_record, open_artifact, update_manifest
 from dfvt_deploy.cli import app
 from dfvt_deploy.conversion.convert import convert
 from dfvt_deploy.errors import BadInput, CheckpointError, DfvtError, GateFailed
 from dfvt_deploy.evaluate import passing
-from dfvt_deploy.evaluate.validation import validate
+from dfvt_deploy.evaluate.validation import validate, with_verdicts
+from dfvt_deploy.evaluate.verdict import GateFigures
 from dfvt_deploy.serving.repository import PopulateOptions, populate
 from dfvt_deploy.tasks.images import ImageLimits
 from dfvt_deploy.types import Precision
@@ -245,6 +246,71 @@ def test_an_interrupted_run_goes_on_and_gives_the_same_figures(mine, labelled, m
     assert _comparable(resumed) == _comparable(whole)
     validate(mine, **{**options, "limit": 16})
     assert len(later) == 5 + 8 + 8, "other limits share results"
+
+
+def test_an_image_that_changes_during_the_run_is_counted_as_it_was_read(
+    mine, digits, tmp_path, monkeypatch
+):
+    images = tmp_path / "images"
+    images.mkdir()
+    for i in range(3):
+        (images / f"{i}.jpg").write_bytes(encoded(photograph(120, 90, i)))
+    prepare = passing.prepare
+
+    def meanwhile(sample, steps):
+        if sample.id == "1.jpg":
+            sample.path.unlink()
+        return prepare(sample, steps)
+
+    monkeypatch.setattr(passing, "prepare", meanwhile)
+    options = {"checkpoint": digits.checkpoint, "precisions": [], "threads": 1}
+    found = validate(mine, images=images, **options)
+    assert (found.outcome, found.images, found.refused) == ("failed", 2, 1)
+    assert "No such file" in found.unjudged[0].reason
+
+
+def test_agreement_does_not_undo_the_verdict_of_a_gate(mine, labelled, digits, tmp_path):
+    shutil.rmtree(mine / "validation", ignore_errors=True)
+    failed = GateFigures(verdict="failed", drop=3, upper_bound=4, limit=1, images=30)
+    found = validate(mine, **{**labelled, "precisions": [], "limit": 2})
+    hops = tuple(
+        hop.model_copy(update={"outcome": "failed", "gate": failed}) if hop.file else hop
+        for hop in found.hops
+    )
+    update_manifest(mine, lambda m: with_verdicts(m, found.model_copy(update={"hops": hops})))
+    agreed = validate(
+        mine,
+        checkpoint=digits.checkpoint,
+        images=digits.heldout / "1",
+        limit=1,
+        precisions=[],
+        threads=1,
+    )
+    assert agreed.outcome == "passed", agreed.reason
+    assert any("does not undo the verdict of a gate" in note for note in agreed.notes)
+    with pytest.raises(GateFailed, match=r"did not pass: failed, on .*--max-drop 5"):
+        populate(mine, repository=tmp_path / "r", require_validated=True)
+    validate(mine, **{**labelled, "precisions": [], "limit": 2})
+    assert open_artifact(mine).manifest.verdicts["model.onnx"].verdict == "passed"
+
+
+def test_a_file_is_not_passed_with_what_an_earlier_hop_broke(mine, labelled):
+    found = validate(mine, **{**labelled, "precisions": ["fp16"], "limit": 2})
+    assert found.outcome == "passed", found.reason
+    broken = Check(name="logits, max relative at most", figure=1, limit=0.1, passed=False)
+    hops = tuple(
+        hop.model_copy(update={"outcome": "failed", "step_checks": (broken,)})
+        if hop.name == "onnx"
+        else hop
+        for hop in found.hops
+    )
+    judged = with_verdicts(
+        open_artifact(mine).manifest, found.model_copy(update={"hops": hops})
+    ).verdicts
+    assert {file: verdict.verdict for file, verdict in judged.items()} == {
+        "model.onnx": "failed",
+        "model.fp16.onnx": "failed",
+    }
 
 
 def test_an_image_that_cannot_be_decoded_is_counted_and_the_gate_fails(mine, digits, tmp_path):

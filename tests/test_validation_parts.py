@@ -2,14 +2,17 @@
 
 import html.parser
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from dfvt_deploy.artifact import Check
 from dfvt_deploy.errors import ArtifactError, BadInput
-from dfvt_deploy.evaluate.agreement import Agreement, compare_outputs
-from dfvt_deploy.evaluate.limits import NETWORK, checks, figures
+from dfvt_deploy.evaluate.account import Account, HopSums, concluded, judged_hops
+from dfvt_deploy.evaluate.agreement import Agreement, compare_answers, compare_outputs
+from dfvt_deploy.evaluate.hops import Hop
+from dfvt_deploy.evaluate.limits import ANSWERS, NETWORK, checks, figures
 from dfvt_deploy.evaluate.report import Picture, html_report, waterfall
 from dfvt_deploy.evaluate.request import Request
 from dfvt_deploy.evaluate.store import ResultStore
@@ -99,6 +102,71 @@ def test_every_limit_is_about_a_figure_that_there_is():
             )
 
 
+def _detector(*rows) -> dict:
+    """A detector's outputs for one image: box, score, and the share of the mask that is set."""
+    unused = 2 - len(rows)
+    masks = np.zeros((1, 2, 28, 28), np.float32)
+    for i, (_, _, filled) in enumerate(rows):
+        masks[0, i, : round(28 * filled)] = 1
+    return {
+        "boxes": np.array([[*(row[0] for row in rows), *[_BOX] * unused]], np.float32),
+        "scores": np.array([[*(row[1] for row in rows), *[0] * unused]], np.float32),
+        "labels": np.array([[0] * len(rows) + [-1] * unused]),
+        "masks": masks,
+    }
+
+
+_BOX, _OTHER = (0, 0, 9, 9), (20, 20, 90, 90)
+
+
+@pytest.mark.parametrize(
+    ("candidate", "broken"),
+    [
+        (((_BOX, 0.9, 1),), []),
+        (((_BOX, 0.9, 0.5),), ["mask_iou at least"]),
+        (((_BOX, 0.5, 1),), ["scores, mean absolute at most"]),
+        (((_BOX, 0.9, 1), (_OTHER, 0.9, 1)), ["new detections at most"]),
+    ],
+)
+@pytest.mark.parametrize("precision", list(Precision))
+def test_a_detector_that_only_finds_the_boxes_again_does_not_agree(precision, candidate, broken):
+    found = compare_outputs(Task.DETECTION, _detector((_BOX, 0.9, 1)), _detector(*candidate))
+    limits = NETWORK[Task.DETECTION][precision]
+    assert [c.name for c in checks(found, limits) if not c.passed] == broken
+
+
+def test_agreement_on_nothing_decides_nothing():
+    plan = SimpleNamespace(
+        hops=[
+            Hop(name, source, name, None, None, NETWORK[Task.DETECTION][Precision.FP32])
+            for name, source in (("pytorch", None), ("onnx", "pytorch"))
+        ]
+    )
+    artifact = SimpleNamespace(manifest=SimpleNamespace(task=Task.DETECTION, files={}))
+    nothing = compare_outputs(Task.DETECTION, _detector(), _detector())
+    account = Account(None, 1, hops={"pytorch": HopSums(), "onnx": HopSums(nothing, nothing)})
+    judged = judged_hops(plan, artifact, account, None)
+    assert judged["onnx"].outcome == "inconclusive"
+    guilty, outcome, reason = concluded(list(judged.values()), account)
+    assert (guilty, outcome) == (None, "inconclusive")
+    assert "finds nothing above score 0.1" in reason
+    account.hops["pytorch"].classes[3] = 1.0
+    assert judged_hops(plan, artifact, account, None)["onnx"].outcome == "passed"
+
+
+def test_answers_of_other_classes_with_the_same_scores_do_not_agree():
+    answers = {
+        "class_ids": np.array([[1, 2]], np.int32),
+        "scores": np.array([[0.9, 0.1]], np.float32),
+        "labels": np.array([[b"b", b"c"]], object),
+    }
+    shifted = {**answers, "class_ids": answers["class_ids"] - 1}
+    shifted["labels"] = np.array([[b"a", b"b"]], object)
+    found = compare_answers(Task.CLASSIFICATION, answers, shifted)
+    for limits in ANSWERS[Task.CLASSIFICATION].values():
+        assert not all(check.passed for check in checks(found, limits))
+
+
 def _check(passed: bool) -> Check:
     return Check(name="logits, max relative at most", figure=0.5, limit=0.1, passed=passed)
 
@@ -141,6 +209,8 @@ def test_the_guilty_hop_is_the_first_on_the_way_that_left_its_limits():
         _hop("network", "fp16", gate="failed"),
     ]
     assert guilty_of(hops) == "fp16", "it is on the way to the one that failed, int8 is not"
+    own = [*hops[:-1], _hop("postprocess", "fp16", within=False, gate="failed")]
+    assert guilty_of(own) == "postprocess", "its own step is what failed, and the gate passed fp16"
 
 
 def test_the_guilty_hop_is_that_with_the_largest_drop_where_all_kept_their_limits():

@@ -112,7 +112,8 @@ def build_trt(
             timing_cache=library.timing_cache_directory() if timing_cache else None,
         )
         folders = [exports / name for name in model] if model else exported_models(exports)
-        library.machine_for(options, exports, model or [], precision)
+        if len(folders) > 1:  # one line for all of them; one alone is looked at first
+            library.machine_for(options, exports, model or [], precision)
         done = library.build_engines(folders, chosen, options)
         failed = [built.error for built in done if built.error is not None]
         if len(done) == 1 and failed:

@@ -131,7 +131,9 @@ def calibration_images(
         source = "samples"
     else:
         folder = Path(folder)
-        files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES)
+        files = sorted(
+            file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file()
+        )
         if not files:
             raise BadInput(f"{folder} holds no image ({', '.join(SUFFIXES)})")
         views, source = [_View(file) for file in files], folder.resolve().name

@@ -24,6 +24,7 @@ from ..artifact import (
     open_artifact,
     update_manifest,
 )
+from ..engines.layers import LEAST_SHARE
 from ..errors import BadInput, StageFailed
 from ..files import staged
 from ..progress import stage, warn
@@ -31,7 +32,9 @@ from ..runners.onnx_runtime import OnnxRuntimeRunner
 from ..types import Int8Target, Precision, RangeMethod, SearchUnit, Task
 from .calibration import DEFAULT_SIDE, CalibrationImages, calibration_images
 from .comparison import DEFAULT_LIMITS, Comparison, Limits, checks, margin
-from .half_plan import DEFAULT_LARGEST, half_nodes
+from .graph_tensors import LAYERS
+from .half import Census
+from .half_plan import DEFAULT_LARGEST, HALF_MAX, half_nodes
 from .methods import Method, Plan, ToHalf, ToInt8
 from .provenance import timed, tool_versions
 from .search import SearchGoal, Trials, units_to_keep
@@ -114,7 +117,9 @@ def convert(
         raise BadInput("fp32 is what export writes; --precision takes fp16 or int8")
     if min_agreement is not None and not 0 <= min_agreement <= 1:
         raise BadInput(f"--min-agreement {min_agreement} is outside 0..1")
-    artifact = open_artifact(directory)
+    if not 0 < largest <= HALF_MAX:  # nan is outside too
+        raise BadInput(f"--largest {largest:g} is outside 0..{HALF_MAX:.0f}, what FP16 holds")
+    artifact = open_artifact(directory, Precision.FP32)
     manifest, source = artifact.manifest, artifact.onnx_path()
     dense = manifest.task is not Task.CLASSIFICATION
     chosen = calibration_images(
@@ -159,16 +164,15 @@ def convert(
                     "source": manifest.files[source.name].sha256,
                     "images": chosen.digest(),
                     "settings": [precision, method, target, max_side],
+                    "asked": sorted(keep_fp32),
                 },
             )
-        update_manifest(
-            artifact.directory,
-            lambda old: old.model_copy(update={"keep_fp32": {**old.keep_fp32, precision: found}}),
-        )
     plan = work.plan(keep_fp32, found)
     work.check_ranges(plan)
     with timed("convert", seconds), stage(f"{manifest.name}: converting to {precision}"):
         result = work.result(plan)
+    operators = work.count(result, plan)
+    _require_layers(manifest.name, operators, precision)
     file = artifact.directory / ONNX_FILES[precision]
     with staged(file) as temporary:
         onnx.save_model(result, temporary)
@@ -194,7 +198,7 @@ def convert(
             ),
             target=Int8Target(target) if precision is Precision.INT8 else None,
             kept_fp32=tuple(sorted({*keep_fp32, *found})),
-            operators=work.count(result, plan),
+            operators=operators,
             reasons=_reasons(work, plan),
             checks=made,
             seconds={key: round(value, 2) for key, value in seconds.items()},
@@ -208,6 +212,7 @@ def convert(
             update={
                 "files": {**old.files, file.name: listed},
                 "conversions": {**old.conversions, file.name: record},
+                "keep_fp32": {**old.keep_fp32, precision: found} if found else old.keep_fp32,
             }
         ),
     )
@@ -289,6 +294,26 @@ def _compared(
     with OnnxRuntimeRunner(file) as runner:
         agreement = comparison.agreement(runner)
     return made + checks(agreement, limits, f"{precision} file in onnxruntime against FP32")
+
+
+def _require_layers(name: str, operators: Census, precision: Precision) -> None:
+    """Refuse a float32 file under another name; say when `build-trt` will refuse it."""
+    rows = [row for operator, row in operators.items() if operator in LAYERS]
+    total, found = (
+        sum(sum(row.values()) for row in rows),
+        sum(row.get(precision, 0) for row in rows),
+    )
+    if not found:
+        raise StageFailed(
+            f"none of the {total} layers of {name} would compute in {precision}: that is the "
+            "float32 model under another name, so it was not written. Keep less with --keep-fp32, "
+            "search with other limits, or raise --largest"
+        )
+    if found < LEAST_SHARE[precision] * total:
+        warn(
+            f"{name}: {found} of {total} layers compute in {precision}, "
+            f"build-trt wants {LEAST_SHARE[precision]:.0%}"
+        )
 
 
 def _reasons(work: Method, plan: Plan) -> dict[str, dict[str, int]]:

@@ -11,7 +11,7 @@ from typing import Any
 import onnx
 from onnx import ModelProto, NodeProto
 
-from ..errors import StageFailed
+from ..errors import DfvtError, StageFailed
 from ..types import Int8Target, RangeMethod
 from .calibration import Feed
 from .graph_tensors import LAYERS, GraphTensors, sort_nodes
@@ -106,6 +106,8 @@ def activation_ranges(file: Path, feeds: Iterable[Feed], method: RangeMethod) ->
             for feed in feeds:
                 calibrator.collect_data(_One(feed))
             return calibrator.compute_data()
+        except DfvtError:  # an image of the feeds
+            raise
         except Exception as error:  # onnxruntime raises its own, numpy's and built-in ones
             raise StageFailed(f"onnxruntime could not calibrate {file}: {error}") from error
 

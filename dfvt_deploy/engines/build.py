@@ -15,7 +15,7 @@ from .. import __version__
 from ..artifact import (
     MANIFEST,
     ONNX_FILES,
-    Artifact,
+    FileRecord,
     Manifest,
     file_record,
     now,
@@ -162,7 +162,7 @@ def build_trt(
             not compute in the precision asked for, or the build failed.
     """
     options, precision = options or BuildOptions(), Precision(precision)
-    artifact = open_artifact(model)
+    artifact = open_artifact(model, precision)
     source = artifact.onnx_path(precision)
     profile = profile_of(artifact.manifest, options.shapes)
     machine = machine_for(
@@ -215,7 +215,10 @@ def build_trt(
             command=shlex.join(_command([artifact.directory.name], precision.value, options)),
         )
         temporary_record.write_text(record_text(record), encoding="utf-8")
-    _list_in_manifest(artifact, path, record)
+        listed = file_record(temporary, precision, record.source_sha256)
+        # Out of the list while it is replaced: listed with another hash the folder is refused.
+        update_manifest(artifact.directory, lambda old: _without(old, record))
+    update_manifest(artifact.directory, lambda old: _with(old, record, listed))
     return Engine(path, record)
 
 
@@ -371,11 +374,13 @@ def _timing_cache(options: BuildOptions, machine: Machine) -> Path | None:
     return options.timing_cache / f"{gpu}.sm{machine.gpu.compute_capability}.{machine.version}"
 
 
-def _list_in_manifest(artifact: Artifact, path: Path, record: EngineRecord) -> None:
-    def change(manifest: Manifest) -> Manifest:
-        if manifest.files[record.source].sha256 != record.source_sha256:
-            raise StageFailed(f"{record.source} changed while {path} was built; build it again")
-        listed = file_record(path, record.precision, record.source_sha256)
-        return manifest.model_copy(update={"files": {**manifest.files, path.name: listed}})
+def _without(manifest: Manifest, record: EngineRecord) -> Manifest:
+    source = manifest.files.get(record.source)
+    if source is None or source.sha256 != record.source_sha256:
+        raise StageFailed(f"{record.source} changed while {record.plan} was built; build it again")
+    files = {key: value for key, value in manifest.files.items() if key != record.plan}
+    return manifest.model_copy(update={"files": files})
 
-    update_manifest(artifact.directory, change)
+
+def _with(manifest: Manifest, record: EngineRecord, listed: FileRecord) -> Manifest:
+    return manifest.model_copy(update={"files": {**manifest.files, record.plan: listed}})

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 from packaging.version import Version
 from pydantic import StringConstraints, ValidationError
 
-from ..artifact import ONNX_FILES, Artifact, FileName, Record
+from ..artifact import MANIFEST, ONNX_FILES, Artifact, FileName, Record
 from ..errors import ArtifactError
 from ..files import sha256_of
 from ..types import Flavor as Flavor
@@ -282,6 +282,11 @@ def open_engine(
     """
     header = read_plan_header(path)
     record = read_record(path)
+    if record.plan != path.name:
+        raise ArtifactError(
+            f"{record_path(path)} is the record of {record.plan}; give the plan its name back, or "
+            f"{_rebuild(path)}"
+        )
     size = path.stat().st_size
     if size < record.size:
         raise _truncated(path, size, record.size)
@@ -345,7 +350,14 @@ def engines_of(
                 f"{artifact.directory / name} was built from another {source.name}; "
                 f"build it again with: {command}"
             )
-    return tuple(open_engine(artifact.directory / name, source=source) for name in names)
+    engines = tuple(open_engine(artifact.directory / name, source=source) for name in names)
+    for engine in engines:
+        if engine.record.sha256 != artifact.manifest.files[engine.path.name].sha256:
+            raise ArtifactError(
+                f"{engine.path} was changed since it was written: it is the plan of its record, "
+                f"but not the one in {MANIFEST}; build it again with: {command}"
+            )
+    return engines
 
 
 def source_name(precision: Precision) -> str:

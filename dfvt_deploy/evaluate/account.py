@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..artifact import Artifact
 from ..types import Task
-from .agreement import Agreement
+from .agreement import MIN_SCORE, Agreement
 from .limits import checks
 from .planning import Plan
 from .store import ResultStore
@@ -29,6 +29,12 @@ if TYPE_CHECKING:
 
 #: Images that a report shows.
 SHOWN_IMAGES = 6
+
+#: Why an agreement of nothing with nothing decides nothing.
+NOTHING_FOUND = (
+    f"the reference finds nothing above score {MIN_SCORE:g} on these images, so there is nothing "
+    "to agree with; take other images, or a checkpoint that has learnt"
+)
 
 #: Refused images that a result lists.
 _LISTED = 20
@@ -152,7 +158,10 @@ def judged_hops(
                 if max_drop is not None:
                     update["gate"] = _gate(metric, reference.results, sums.results, max_drop)
             result = result.model_copy(update=update)
-        judged[hop.name] = judge(result)
+        result = judge(result)
+        if result.outcome == "passed" and result.gate is None and not reference.classes:
+            result = result.model_copy(update={"outcome": "inconclusive", "reason": NOTHING_FOUND})
+        judged[hop.name] = result
     return judged
 
 
@@ -190,6 +199,8 @@ def concluded(hops: Sequence[HopResult], account: Account) -> tuple[str | None, 
         return guilty or first.hop, "failed", reason
     if accused is None:
         return None, "passed", "every hop is within its limits"
+    if accused.reason == NOTHING_FOUND:
+        return None, "inconclusive", NOTHING_FOUND
     reason = f"{accused.name}: {accused.reason}"
     if guilty != accused.name:
         reason += f"; it came in with {guilty}"

@@ -30,6 +30,19 @@ ALWAYS = (Limit("non-finite values", 0), Limit("shapes that differ", 0))
 #: Relative to the largest logit, so that it holds for any scale; `convert` has the same limit.
 _FP16_LOGITS = Limit("logits, max relative", 0.01)
 
+
+def _detections(share: float, mask_iou: float, score: float) -> tuple[Limit, ...]:
+    """At least `share` of the reference's detections found again, and at most as many new ones as
+    may be missing; over the matched ones the mean IoU of the masks and the mean difference of the
+    scores."""
+    return (
+        Limit("matched", share, least=True),
+        Limit("new detections", round(1 - share, 3)),
+        Limit("mask_iou", mask_iou, least=True),
+        Limit("scores, mean absolute", score),
+    )
+
+
 #: Between outputs of two networks on the same input.
 NETWORK: Mapping[Task, Mapping[Precision, tuple[Limit, ...]]] = {
     Task.CLASSIFICATION: {
@@ -43,9 +56,9 @@ NETWORK: Mapping[Task, Mapping[Precision, tuple[Limit, ...]]] = {
         Precision.INT8: (Limit("pixels", 0.97, least=True),),
     },
     Task.DETECTION: {
-        Precision.FP32: (Limit("matched", 0.99, least=True),),
-        Precision.FP16: (Limit("matched", 0.94, least=True),),
-        Precision.INT8: (Limit("matched", 0.80, least=True),),
+        Precision.FP32: _detections(share=0.99, mask_iou=0.99, score=0.001),
+        Precision.FP16: _detections(share=0.94, mask_iou=0.95, score=0.02),
+        Precision.INT8: _detections(share=0.80, mask_iou=0.80, score=0.1),
     },
 }
 
@@ -54,7 +67,11 @@ _SAME_LABELS = Limit("labels that differ", 0)
 #: Between answers.
 ANSWERS: Mapping[Task, Mapping[Precision, tuple[Limit, ...]]] = {
     Task.CLASSIFICATION: {
-        Precision.FP32: (Limit("scores, max relative", 1e-3), _SAME_LABELS),
+        Precision.FP32: (
+            Limit("scores, max relative", 1e-3),
+            Limit("top1", 0.99, least=True),
+            _SAME_LABELS,
+        ),
         Precision.FP16: (Limit("top1", 0.98, least=True), _SAME_LABELS),
         Precision.INT8: (Limit("top1", 0.95, least=True), _SAME_LABELS),
     },
@@ -95,6 +112,9 @@ def figures(agreement: Agreement) -> dict[str, float]:
     found["largest difference"] = max((t.max_abs for t in agreement.tensors.values()), default=0.0)
     found["non-finite values"] = float(agreement.non_finite)
     found["shapes that differ"] = agreement.counts.get("shapes", 0.0)
+    if agreement.task is Task.DETECTION:
+        wanted = max(agreement.counts.get("reference", 0.0), 1.0)
+        found["new detections"] = agreement.counts.get("extra", 0.0) / wanted
     found["labels that differ"] = agreement.counts.get("labels", 0.0)
     return found
 

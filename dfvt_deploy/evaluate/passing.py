@@ -69,20 +69,22 @@ def run_hops(
     memory does not grow with their number.
 
     Returns:
-        the keys of all results in the dataset's order.
+        the keys of all results in the dataset's order; of an image that changed meanwhile, as it
+        was when its turn came.
 
     Raises:
         DfvtError: a hop cannot go on, such as a server that is gone.
     """
-    keys = [(sample.id, sample_digest(sample)) for sample in samples]
-    left = [s for s, key in zip(samples, keys, strict=True) if key not in store]
+    digests = {sample.id: sample_digest(sample) for sample in samples}
+    left = [sample for sample in samples if (sample.id, digests[sample.id]) not in store]
     task = steps.manifest.task
     with image_bar("images", len(samples), len(samples) - len(left)) as advance:
         for prepared in _prepared_ahead(left, steps, workers):
             result = _result(hops, prepared, task, metric)
+            digests[prepared.sample.id] = prepared.digest
             store.append(prepared.sample.id, prepared.digest, result)
             advance()
-    return keys
+    return list(digests.items())
 
 
 def passages(hops: Sequence[Hop], prepared: Prepared) -> Iterator[tuple[Hop, Passage, float]]:

@@ -125,6 +125,10 @@ def notes(manifest: Manifest, dataset: Dataset, request: Request) -> tuple[str, 
             "The weights are untrained: these figures show how the hops agree; about accuracy they "
             "say nothing."
         )
+    if request.max_drop is None and any(v.by_gate for v in manifest.verdicts.values()):
+        found.append(
+            "Without --max-drop this run does not undo the verdict of a gate on the same file."
+        )
     if request.dataset is None:
         found.append("No labels: the verdict rests on agreement with the reference.")
         if manifest.task is Task.DETECTION:

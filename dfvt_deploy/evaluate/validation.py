@@ -21,7 +21,7 @@ from .account import Account, account_of, class_changes, concluded, judged_hops
 from .planning import Live, Plan
 from .request import Against, Device, Request
 from .store import ResultStore
-from .verdict import HopResult, ImageChange, LayerComparison, Validation
+from .verdict import HopResult, ImageChange, LayerComparison, Validation, failed_in_step
 
 if TYPE_CHECKING:
     from .datasets import Dataset, Kind
@@ -303,7 +303,11 @@ def _recorded(
 
 
 def with_verdicts(manifest: Manifest, found: Validation) -> Manifest:
-    """The manifest with a verdict for each file that was judged and is still the same."""
+    """The manifest with a verdict for each file that was judged and is still the same.
+
+    What a hop before a file broke, the file has in it, whatever the dataset says. A gate's verdict
+    on a file is not undone by a run without a gate that passes.
+    """
     verdicts = dict(manifest.verdicts)
     for hop in found.hops:
         if hop.file is None or hop.outcome == "reference":
@@ -311,8 +315,12 @@ def with_verdicts(manifest: Manifest, found: Validation) -> Manifest:
         record = manifest.files.get(hop.file)
         if record is None or record.sha256 != hop.sha256:
             continue
+        outcome = "failed" if found.refused or _broken_before(found, hop) else hop.outcome
+        stands = Artifact(Path(), manifest).verdict(hop.file)
+        if outcome == "passed" and hop.gate is None and stands is not None and stands.by_gate:
+            continue
         verdicts[hop.file] = Verdict(
-            verdict="failed" if found.refused else hop.outcome,
+            verdict=outcome,
             file_sha256=record.sha256,
             created=found.created,
             command=found.command,
@@ -323,6 +331,15 @@ def with_verdicts(manifest: Manifest, found: Validation) -> Manifest:
             report=found.reports["json"],
         )
     return manifest.model_copy(update={"verdicts": verdicts})
+
+
+def _broken_before(found: Validation, hop: HopResult) -> bool:
+    """Whether a hop on the way to this one changed what it should not."""
+    while hop.source is not None:
+        hop = found.hop(hop.source)
+        if failed_in_step(hop):
+            return True
+    return False
 
 
 def _verdict_figures(hop: HopResult) -> dict[str, float]:

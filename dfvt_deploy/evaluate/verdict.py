@@ -189,8 +189,7 @@ def judge(hop: HopResult) -> HopResult:
     """
     if hop.source is None:
         return hop.model_copy(update={"outcome": "reference"})
-    broken = [c for c in hop.step_checks if not c.passed and (not hop.changes or _always(c))]
-    if broken:
+    if broken := failed_in_step(hop):
         return _decided(hop, "failed", f"against {hop.source}: {_told(broken)}")
     if hop.gate is not None:
         return _decided(hop, hop.gate.verdict, _gate_told(hop.gate))
@@ -210,14 +209,17 @@ def accused_of(hops: Sequence[HopResult]) -> HopResult | None:
 
 
 def guilty_of(hops: Sequence[HopResult]) -> str | None:
-    """The hop to blame: on the way to the accused one, the first that left its step's limits,
-    else the one with the largest drop. None if nobody is accused.
+    """The hop to blame: the accused one where its own step is what failed; else, on the way to
+    it, the first that left its step's limits; else the one with the largest drop. None if nobody
+    is accused.
 
     hops: judged, in order.
     """
     accused = accused_of(hops)
     if accused is None:
         return None
+    if failed_in_step(accused):
+        return accused.name
     by_name = {hop.name: hop for hop in hops}
     way: list[HopResult] = []
     hop = accused
@@ -230,6 +232,11 @@ def guilty_of(hops: Sequence[HopResult]) -> str | None:
     drops = [hop.step_drop or 0.0 for hop in way]
     worst = max(range(len(way)), key=lambda i: drops[i])
     return way[worst].name if drops[worst] > _NO_DROP else accused.name
+
+
+def failed_in_step(hop: HopResult) -> list[Check]:
+    """The checks of a hop's own step that no figure of a dataset makes good."""
+    return [c for c in hop.step_checks if not c.passed and (not hop.changes or _always(c))]
 
 
 def _always(check: Check) -> bool:

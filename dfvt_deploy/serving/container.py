@@ -153,7 +153,8 @@ def _tensorrt_here() -> tuple[Gpu, str]:
 
 def _engine(folder: Path, options: ContainerOptions, gpu: Gpu, version: str) -> Engine:
     """The engine of a model for this GPU and this TensorRT, built unless it is there."""
-    artifact, precision = open_artifact(folder), options.chosen_precision
+    precision = options.chosen_precision
+    artifact = open_artifact(folder, precision)
     task = SERVED_TASKS[artifact.manifest.task]
     images = options.max_batch_size or task.max_batch_size
     try:

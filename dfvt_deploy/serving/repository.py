@@ -105,7 +105,7 @@ def populate(
         BadInput: the version exists, or an option is out of range.
         StageFailed: the repository cannot be written.
     """
-    artifact = open_artifact(model)
+    artifact = open_artifact(model, Precision(precision))
     repository, options = Path(repository), options or PopulateOptions()
     if artifact.manifest.task not in SERVED_TASKS:
         raise BadInput(f"{artifact.manifest.task} models cannot be served yet")
@@ -115,6 +115,8 @@ def populate(
             artifact, Precision(precision), Flavor(flavor), max_batch_size, engines
         )
         options = replace(options, placement=replace(options.placement, device="gpu"))
+    elif Flavor(flavor) is not Flavor.TENSORRT:
+        raise BadInput(f"--flavor {flavor} is for --backend tensorrt")
     else:
         network = onnxruntime_network(artifact, Precision(precision))
     if options.placement.cuda_graphs:

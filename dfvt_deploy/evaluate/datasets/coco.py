@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -140,28 +141,52 @@ def _objects(
     problems: list[str],
 ) -> Mapping[int, list[Entry]]:
     """Annotations by image id, their categories being class ids."""
-    known = {image["id"] for image in images}
-    if len(known) < len(images):
+    sizes = {image["id"]: [image["height"], image["width"]] for image in images}
+    if len(sizes) < len(images):
         problems.append("two images have the same id")
     if len({image["file_name"] for image in images}) < len(images):
         problems.append("two images have the same file_name")
     objects: dict[int, list[Entry]] = defaultdict(list)
     for position, annotation in enumerate(annotations):
         which = f"annotation {annotation.get('id', f'number {position}')}"
-        if annotation["image_id"] not in known:
+        if annotation["image_id"] not in sizes:
             problems.append(f"{which} is of image {annotation['image_id']}, which is not listed")
         elif annotation["category_id"] not in categories:
             problems.append(
                 f"{which} is of category {annotation['category_id']}, which is not listed"
             )
-        elif len(annotation["bbox"]) != 4:
-            problems.append(f"{which} has a bbox of {len(annotation['bbox'])} numbers, not 4")
+        elif len(annotation["bbox"]) != 4 or not _numbers(annotation["bbox"]):
+            problems.append(f"{which} has the bbox {annotation['bbox']}, not 4 numbers")
         elif not annotation.get("segmentation"):
             problems.append(f"{which} has no segmentation, which mask AP needs")
+        elif not _is_mask(annotation["segmentation"], sizes[annotation["image_id"]]):
+            problems.append(
+                f"{which} has a segmentation that is neither polygons (lists of 6 numbers or more, "
+                "x and y in turn) nor run lengths of its image's size"
+            )
         elif annotation["category_id"] in class_ids:
             class_id = class_ids[annotation["category_id"]]
             objects[annotation["image_id"]].append({**annotation, "category_id": class_id})
     return objects
+
+
+def _is_mask(segmentation: Any, size: list[int]) -> bool:
+    """Whether it is polygons, or run lengths of an image of this height and width."""
+    if isinstance(segmentation, list):
+        return all(
+            isinstance(p, list) and len(p) >= 6 and len(p) % 2 == 0 and _numbers(p)
+            for p in segmentation
+        )
+    if not isinstance(segmentation, dict) or segmentation.get("size") != size:
+        return False
+    counts = segmentation.get("counts")
+    if isinstance(counts, list):
+        return _numbers(counts) and sum(counts) == size[0] * size[1]
+    return isinstance(counts, str)
+
+
+def _numbers(values: list[Any]) -> bool:
+    return all(isinstance(v, int | float) and math.isfinite(v) for v in values)
 
 
 def _image_directory(path: Path, first: str) -> Path:

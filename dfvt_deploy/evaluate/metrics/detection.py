@@ -186,7 +186,9 @@ def _detections(
     if "labels" in answers:
         labels = [as_text(label) for label in answers["labels"].reshape(-1)[:count]]
         class_ids = [
-            class_id if label == truth.labels[class_id] else _class_of(label, truth.labels)
+            class_id
+            if 0 <= class_id < len(truth.labels) and label == truth.labels[class_id]
+            else _class_of(label, truth.labels)
             for class_id, label in zip(class_ids, labels, strict=True)
         ]
     masks = [json.loads(as_text(mask)) for mask in answers["masks"].reshape(-1)[:count]]

@@ -67,7 +67,7 @@ class ScoresByScorer:
 
 def as_text(value: Any) -> str:
     """A string of an answer, which a server sends as UTF-8 bytes."""
-    return value.decode() if isinstance(value, bytes) else str(value)
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
 
 
 def share(part: float, whole: float) -> float:
