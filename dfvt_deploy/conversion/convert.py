@@ -34,7 +34,7 @@ from .calibration import DEFAULT_SIDE, CalibrationImages, calibration_images
 from .comparison import DEFAULT_LIMITS, Comparison, Limits, checks, margin
 from .graph_tensors import LAYERS
 from .half import Census
-from .half_plan import DEFAULT_LARGEST, HALF_MAX, half_nodes
+from .half_plan import DEFAULT_LARGEST, half_nodes
 from .methods import Method, Plan, ToHalf, ToInt8
 from .provenance import timed, tool_versions
 from .search import SearchGoal, Trials, units_to_keep
@@ -117,8 +117,8 @@ def convert(
         raise BadInput("fp32 is what export writes; --precision takes fp16 or int8")
     if min_agreement is not None and not 0 <= min_agreement <= 1:
         raise BadInput(f"--min-agreement {min_agreement} is outside 0..1")
-    if not 0 < largest <= HALF_MAX:  # nan is outside too
-        raise BadInput(f"--largest {largest:g} is outside 0..{HALF_MAX:.0f}, what FP16 holds")
+    if not largest > 0:  # nan is not either
+        raise BadInput(f"--largest {largest:g} is not above 0; inf leaves ranges out of account")
     artifact = open_artifact(directory, Precision.FP32)
     manifest, source = artifact.manifest, artifact.onnx_path()
     dense = manifest.task is not Task.CLASSIFICATION
