@@ -20,6 +20,7 @@ from dfvt_deploy.conversion.graph_tensors import graph_tensors
 from dfvt_deploy.conversion.half_emulation import emulated_half
 from dfvt_deploy.conversion.half_plan import half_nodes, half_plan
 from dfvt_deploy.conversion.loops import cut_loops, join_loops
+from dfvt_deploy.conversion.methods import ToHalf
 from dfvt_deploy.conversion.value_ranges import value_ranges
 from dfvt_deploy.errors import ArtifactError, BadInput, MissingDependency, StageFailed
 from dfvt_deploy.runners.onnx_runtime import OnnxRuntimeRunner
@@ -216,11 +217,16 @@ def test_ranges_are_those_of_the_values():
 
 
 def test_an_overflow_fails_and_names_the_node(planted):
+    work = ToHalf(planted / "model.onnx", largest=np.inf)
+    images = calibration_images(open_artifact(planted).manifest, images=2)
+    work.calibrate(images)
+    plan = work.plan((), ())
     with pytest.raises(
         StageFailed, match=r"/model/ReduceMean \(ReduceMean\) takes from .*4\.\d+e\+05"
     ):
-        convert(planted, "fp16", images=2, largest=np.inf)
-    assert not (planted / "model.fp16.onnx").exists()
+        work.check_ranges(plan)
+    with pytest.raises(StageFailed, match=r"node /model/norm/LayerNormalization .* gives infinity"):
+        work.check_trial(work.trial(plan), images)
 
 
 def test_what_vanishes_in_fp16_fails_and_names_the_node(artifact_t, tmp_path):
