@@ -11,6 +11,7 @@ import time
 import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -242,6 +243,8 @@ def _start(repository: Path, tmp_path: Path) -> tuple[subprocess.Popen, dict]:
         stderr=subprocess.PIPE,
         text=True,
         cwd=tmp_path,
+        # A shell ignores Ctrl-C in what it runs in the background, and Python inherits that.
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     )
     assert process.stdout is not None
     document = ""
