@@ -17,6 +17,7 @@ from dfvt_deploy.serving import config as pbtxt
 from dfvt_deploy.serving.layout import model_names, newest_version, verify_repository
 from dfvt_deploy.serving.repository import PopulateOptions, populate
 from dfvt_deploy.tasks import classification
+from dfvt_deploy.tasks.images import ImageLimits
 from dfvt_deploy.types import Precision
 
 from .fixtures import encoded, photograph
@@ -280,3 +281,12 @@ def test_a_converted_file_is_served_under_the_same_name(artifact_t, tmp_path, pr
     assert (network / "1" / "model.onnx").read_bytes() == converted.read_bytes()
     assert _config(tmp_path / "r", network.name).default_model_filename == "model.onnx"
     verify_repository(tmp_path / "r")
+
+
+def test_the_warm_up_image_keeps_to_the_limit(artifact_t, tmp_path):
+    """The server refuses a larger one, and with it the model."""
+    options = PopulateOptions(limits=ImageLimits(max_pixels=1000))
+    populate(artifact_t.directory, repository=tmp_path, options=options)
+    content = (tmp_path / f"{NAME}_preprocess" / "warmup" / "sample.bytes").read_bytes()
+    with Image.open(io.BytesIO(content[4:])) as image:
+        assert 900 < image.width * image.height <= 1000

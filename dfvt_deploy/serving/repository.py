@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import shutil
 import struct
 from collections.abc import Sequence
@@ -197,15 +198,16 @@ def _stage(
     (postprocess / "labels.txt").write_text(labels, encoding="utf-8")
     warmup = staging / f"{manifest.name}_preprocess" / "warmup"
     warmup.mkdir()
-    (warmup / pbtxt.WARMUP_IMAGE).write_bytes(_warmup_image())
+    (warmup / pbtxt.WARMUP_IMAGE).write_bytes(_warmup_image(options.limits.max_pixels))
 
 
-def _warmup_image() -> bytes:
+def _warmup_image(max_pixels: int) -> bytes:
     """A small JPEG as Triton reads a BYTES tensor from a file: 4-byte length, then the bytes."""
     from PIL import Image
 
     file = io.BytesIO()
-    Image.linear_gradient("L").convert("RGB").save(file, "JPEG")
+    side = min(256, math.isqrt(max_pixels))
+    Image.linear_gradient("L").convert("RGB").resize((side, side)).save(file, "JPEG")
     return struct.pack("<I", len(file.getvalue())) + file.getvalue()
 
 
