@@ -263,11 +263,11 @@ class Artifact:
             return None
         return verdict
 
-    def require_validated(self, file: str) -> None:
-        """Raises GateFailed unless `validate` passed this file as it is now."""
+    def require_validated(self, file: str) -> Verdict:
+        """The passing verdict about this file as it is now; raises GateFailed without one."""
         verdict = self.verdict(file)
         if verdict is not None and verdict.verdict == "passed":
-            return
+            return verdict
         path = self.directory / file
         earlier = self.manifest.verdicts.get(file)
         remedy = earlier.command if earlier else f"dfvt-deploy validate {self.manifest.name}"

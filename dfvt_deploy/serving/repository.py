@@ -16,6 +16,7 @@ from ..artifact import MANIFEST, Artifact, open_artifact
 from ..engines.record import Engine
 from ..errors import BadInput, MissingDependency, StageFailed
 from ..files import sha256_of, staging_directory
+from ..progress import note
 from ..tasks.classification import TOP_K
 from ..tasks.images import ImageLimits
 from ..types import Flavor, Precision
@@ -124,7 +125,8 @@ def populate(
         check_cuda_graphs(artifact.manifest, network)
     if require_validated:
         for source in network.sources:
-            artifact.require_validated(source)
+            verdict = artifact.require_validated(source)
+            note(f"{source} passed on {verdict.images:,} images of {verdict.dataset}")
     name = artifact.manifest.name
     newest = newest_version(repository, name)
     version = newest + 1 if version is None else version
