@@ -5,55 +5,50 @@ from __future__ import annotations
 from enum import Enum
 
 
-class Task(str, Enum):
+class Choice(str, Enum):
+    """One of a few words, written as the word."""
+
+    def __str__(self) -> str:
+        return self.value
+
+
+class Task(Choice):
     """What a model answers."""
 
     CLASSIFICATION = "classification"
     DETECTION = "detection"
     SEGMENTATION = "segmentation"
 
-    def __str__(self) -> str:
-        return self.value
 
-
-class Variant(str, Enum):
+class Variant(Choice):
     """The published model sizes; their figures are `models.backbone.VARIANTS`."""
 
     T = "t"
     S = "s"
     B = "b"
 
-    def __str__(self) -> str:
-        return self.value
 
-
-class Precision(str, Enum):
+class Precision(Choice):
     """What a file computes in; `fp16` is mixed precision decided per node."""
 
     FP32 = "fp32"
     FP16 = "fp16"
     INT8 = "int8"
 
-    def __str__(self) -> str:
-        return self.value
 
-
-class Flavor(str, Enum):
+class Flavor(Choice):
     """Whose engine: TensorRT's, for the kind of GPU it was built on, or TensorRT-RTX's, for
     several RTX GPUs and built without one."""
 
     TENSORRT = "tensorrt"
     RTX = "rtx"
 
-    def __str__(self) -> str:
-        return self.value
-
     @property
     def product(self) -> str:
         return {Flavor.TENSORRT: "TensorRT", Flavor.RTX: "TensorRT-RTX"}[self]
 
 
-class InputKind(str, Enum):
+class InputKind(Choice):
     """The image tensor an exported graph takes.
 
     `UINT8`: `images` uint8 RGB (N, H, W, 3), normalised inside the graph.
@@ -63,21 +58,15 @@ class InputKind(str, Enum):
     UINT8 = "uint8"
     FLOAT32 = "float32"
 
-    def __str__(self) -> str:
-        return self.value
 
-
-class Nms(str, Enum):
+class Nms(Choice):
     """How a detector removes overlapping boxes: `soft` is linear soft-NMS, which lowers scores."""
 
     HARD = "hard"
     SOFT = "soft"
 
-    def __str__(self) -> str:
-        return self.value
 
-
-class NmsOperator(str, Enum):
+class NmsOperator(Choice):
     """What an exported graph does NMS with: loops of fixed shapes, or ONNX's NonMaxSuppression.
 
     The operator's outputs change size with the data. It is there to compare with.
@@ -86,11 +75,8 @@ class NmsOperator(str, Enum):
     LOOP = "loop"
     ONNX = "onnx"
 
-    def __str__(self) -> str:
-        return self.value
 
-
-class RangeMethod(str, Enum):
+class RangeMethod(Choice):
     """How the range of an activation is chosen from its values on calibration images.
 
     `ENTROPY` loses the least information, `PERCENTILE` cuts 0.001 % off, `MINMAX` keeps all.
@@ -100,11 +86,8 @@ class RangeMethod(str, Enum):
     PERCENTILE = "percentile"
     MINMAX = "minmax"
 
-    def __str__(self) -> str:
-        return self.value
 
-
-class Int8Target(str, Enum):
+class Int8Target(Choice):
     """What runs an INT8 file.
 
     `CPU`: activations uint8 with a zero point, the fast kind in onnxruntime. `TENSORRT`:
@@ -114,18 +97,12 @@ class Int8Target(str, Enum):
     CPU = "cpu"
     TENSORRT = "tensorrt"
 
-    def __str__(self) -> str:
-        return self.value
 
-
-class SearchUnit(str, Enum):
+class SearchUnit(Choice):
     """What a search for less loss keeps or gives up as one: single nodes, or all of an operator."""
 
     NODES = "nodes"
     OPERATORS = "operators"
-
-    def __str__(self) -> str:
-        return self.value
 
 
 def model_name(task: Task, variant: Variant) -> str:

@@ -20,9 +20,9 @@ from ..models.roi_heads import PaddedDetections
 from ..runners import Runner
 from ..tasks import detection
 from ..tasks.dense import SIZE_MULTIPLE
-from ..tasks.images import MEAN, STD, normalise
+from ..tasks.images import normalise
 from ..types import InputKind, Nms, NmsOperator
-from .recipe import ExportRecipe, GraphOptions, as_input
+from .recipe import ExportRecipe, GraphOptions, as_input, dense_preprocessing
 from .to_onnx import ExportableGraph
 
 #: Share of detections that onnxruntime or PyTorch alone may find: near ties at the cut, or at the
@@ -136,15 +136,7 @@ def _checks(model: MaskRCNN, runner: Runner, options: GraphOptions) -> tuple[Che
 
 
 def _preprocessing(options: GraphOptions) -> Preprocessing:
-    return Preprocessing(
-        resize=f"into {detection.LONG_SIDE}x{detection.SHORT_SIDE}, in proportion",
-        interpolation="OpenCV INTER_LINEAR",
-        padding=f"right and bottom to a multiple of {SIZE_MULTIPLE}",
-        canvas=options.static,
-        mean=MEAN,
-        std=STD,
-        normalised_in_graph=options.input_kind is InputKind.UINT8,
-    )
+    return dense_preprocessing(detection.LONG_SIDE, detection.SHORT_SIDE, options)
 
 
 def _refuse(options: GraphOptions) -> None:

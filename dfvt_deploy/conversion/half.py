@@ -105,14 +105,6 @@ def census(model: ModelProto) -> Census:
     return dict(sorted(counts.items(), key=lambda item: -sum(item[1].values())))
 
 
-def half_share(counts: Mapping[str, Mapping[str, int]]) -> float:
-    """Share of the nodes with floating-point values that are FP16, casts left out; 0 to 1."""
-    rows = [row for operator, row in counts.items() if operator != "Cast"]
-    half = sum(row.get("fp16", 0) for row in rows)
-    floats = sum(count for row in rows for name, count in row.items() if name != _OTHER)
-    return half / floats if floats else 0.0
-
-
 def _any_of(names: Collection[str]) -> str:
     """One pattern for all names: AutoCast matches each node with each of its patterns."""
     return "(?:" + "|".join(map(re.escape, sorted(names))) + ")$"

@@ -13,7 +13,7 @@ from ..artifact import Check, Preprocessing
 from ..errors import BadInput
 from ..runners import Runner
 from ..tasks.dense import SIZE_MULTIPLE
-from ..tasks.images import normalise
+from ..tasks.images import MEAN, STD, normalise
 from ..types import InputKind, NmsOperator
 from .to_onnx import ExportableGraph
 
@@ -61,6 +61,19 @@ class ExportRecipe:
     checks: Callable[[Any, Runner, GraphOptions], tuple[Check, ...]]
     preprocessing: Callable[[GraphOptions], Preprocessing]
     refuse: Callable[[GraphOptions], None]
+
+
+def dense_preprocessing(long_side: int, short_side: int, options: GraphOptions) -> Preprocessing:
+    """The record of a dense task's preprocessing (`tasks.dense.resize_and_pad`)."""
+    return Preprocessing(
+        resize=f"into {long_side}x{short_side}, in proportion",
+        interpolation="OpenCV INTER_LINEAR",
+        padding=f"right and bottom to a multiple of {SIZE_MULTIPLE}",
+        canvas=options.static,
+        mean=MEAN,
+        std=STD,
+        normalised_in_graph=options.input_kind is InputKind.UINT8,
+    )
 
 
 def random_images(batch: int, height: int, width: int) -> NDArray[np.uint8]:

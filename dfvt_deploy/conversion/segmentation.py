@@ -16,9 +16,9 @@ from ..models.upernet import UPerNet
 from ..runners import Runner
 from ..tasks import segmentation
 from ..tasks.dense import SIZE_MULTIPLE
-from ..tasks.images import MEAN, STD, normalise
+from ..tasks.images import normalise
 from ..types import InputKind, NmsOperator
-from .recipe import ExportRecipe, GraphOptions, as_input, random_images
+from .recipe import ExportRecipe, GraphOptions, as_input, dense_preprocessing, random_images
 from .to_onnx import ExportableGraph
 
 #: Share of pixels at which onnxruntime and PyTorch may choose another class.
@@ -85,15 +85,7 @@ def _checks(model: UPerNet, runner: Runner, options: GraphOptions) -> tuple[Chec
 
 
 def _preprocessing(options: GraphOptions) -> Preprocessing:
-    return Preprocessing(
-        resize=f"into {segmentation.LONG_SIDE}x{segmentation.SHORT_SIDE}, in proportion",
-        interpolation="OpenCV INTER_LINEAR",
-        padding=f"right and bottom to a multiple of {SIZE_MULTIPLE}",
-        canvas=options.static,
-        mean=MEAN,
-        std=STD,
-        normalised_in_graph=options.input_kind is InputKind.UINT8,
-    )
+    return dense_preprocessing(segmentation.LONG_SIDE, segmentation.SHORT_SIDE, options)
 
 
 def _refuse(options: GraphOptions) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -368,14 +367,6 @@ def source_name(precision: Precision) -> str:
 def record_text(record: EngineRecord) -> str:
     """The text of a plan's record."""
     return record.model_dump_json(indent=2) + "\n"
-
-
-def profile_text(profile: Mapping[str, ShapeProfile]) -> str:
-    """A profile in one line: `images 1x224x224x3 .. 64x224x224x3`."""
-    return ", ".join(
-        f"{name} {'x'.join(map(str, shapes.min))} .. {'x'.join(map(str, shapes.max))}"
-        for name, shapes in profile.items()
-    )
 
 
 def _truncated(path: Path, found: int, expected: int) -> ArtifactError:

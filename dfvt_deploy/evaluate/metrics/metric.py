@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeAlias
 
@@ -53,11 +54,12 @@ class Metric(Protocol):
         """All figures of the images at these positions; of all by default."""
 
 
-class ScoresByScorer:
+class ScoresByScorer(ABC):
     """`score` of a metric that has a `scorer`."""
 
+    @abstractmethod
     def scorer(self, results: Sequence[ImageResult], names: Sequence[str] | None = None) -> Scorer:
-        raise NotImplementedError
+        """See `Metric.scorer`."""
 
     def score(
         self, results: Sequence[ImageResult], indices: Indices | None = None

@@ -1,5 +1,6 @@
 """What the Python-based backends share; copied beside the model.py of each."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,7 +12,7 @@ class InvalidRequest(Exception):
     """The request does not fit the model; its sender is told so."""
 
 
-class BatchingModel:
+class BatchingModel(ABC):
     """Runs a batch that the server made of several requests as one.
 
     A backend sets `inputs`, `outputs` (their names) and `batched`, and has `infer`.
@@ -30,9 +31,9 @@ class BatchingModel:
         self.inputs = [tensor["name"] for tensor in config["input"]]
         self.outputs = [tensor["name"] for tensor in config["output"]]
 
+    @abstractmethod
     def infer(self, feed: Mapping[str, Any]) -> Mapping[str, Any]:
         """Outputs by name for arrays by name; raises InvalidRequest where they do not fit."""
-        raise NotImplementedError
 
     def execute(self, requests: list[Any]) -> list[Any]:
         if len(requests) == 1 or not self.batched:
