@@ -14,16 +14,25 @@ __version__ = "0.1.0"
 
 #: Where each function lives; no module may have the name of one.
 _FUNCTIONS = {
-    "build_trt": "engines.build",
-    "export": "conversion.export",
-    "convert": "conversion.convert",
+    "batch": "batches.run",
+    "bench": "benchmarking.bench",
+    "build_trt": "precision.build_engines",
+    "demo": "demo_page.server",
+    "explain": "explaining.explain",
+    "export": "exporters.export",
+    "convert": "precision.convert",
+    "lint": "linting.run",
     "open_artifact": "artifact",
     "populate": "serving.repository",
+    "plan": "capacity.planning",
     "predict": "serving.client",
+    "promote": "promotion.changes",
+    "rollback": "promotion.changes",
     "serve": "serving.server",
+    "versions": "promotion.table",
     "validate": "evaluate.validation",
-    "quickstart": "walkthrough",
-    "doctor": "checkup",
+    "quickstart": "start.quickstart",
+    "doctor": "start.doctor",
 }
 
 __all__ = ["__version__", *_FUNCTIONS]

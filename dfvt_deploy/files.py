@@ -1,19 +1,33 @@
-"""Files written whole or not at all, their hashes, and where downloads and caches are kept."""
+"""Files and folders that are replaced whole or not at all, locks, hashes, and the cache folder.
+
+A new file or folder is written beside its final place under a hidden name that ends in `.part`,
+written to the disk, and renamed. Its process holds a lock on it, so that another process can tell
+what a killed one left behind.
+"""
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import fcntl
 import hashlib
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from .errors import BadInput
+
+_PART = ".part"
+
+#: Arguments of Linux's renameat2: paths are relative to the working directory; swap the two.
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
 
 def sha256_of(path: Path) -> str:
-    """Hex SHA-256 of a file's bytes."""
+    """The SHA-256 of a file's bytes, in hexadecimal digits."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(2**20):
@@ -22,82 +36,201 @@ def sha256_of(path: Path) -> str:
 
 
 def cache_directory() -> Path:
-    """`$DFVT_DEPLOY_CACHE`, else `dfvt-deploy` in the user's cache directory."""
+    """`$DFVT_DEPLOY_CACHE`, else `dfvt-deploy` in the user's cache; BadInput where neither is
+    known."""
     if chosen := os.environ.get("DFVT_DEPLOY_CACHE"):
         return Path(chosen)
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "dfvt-deploy"
+    if base := os.environ.get("XDG_CACHE_HOME"):
+        return Path(base) / "dfvt-deploy"
+    try:
+        return Path.home() / ".cache" / "dfvt-deploy"
+    except RuntimeError:
+        raise BadInput(
+            "this user has no home directory for a cache; set DFVT_DEPLOY_CACHE to a folder"
+        ) from None
+
+
+def check_output_folder(folder: Path, option: str) -> None:
+    """Check that a folder, named by an option, exists or can be made, before work is done for it.
+    Raises BadInput where it or one above it is a file, or no file may be written there."""
+    for path in (folder, *folder.absolute().parents):
+        if path.is_dir():
+            if not os.access(path, os.W_OK | os.X_OK):
+                raise BadInput(f"{option} {folder}: no file may be written in {path}")
+            return
+        if path.exists() or path.is_symlink():
+            raise BadInput(f"{option} {folder}: {path} is not a folder; give another one")
+
+
+def check_utf8(path: Path, option: str) -> None:
+    """Check that a path is UTF-8, as onnxruntime opens no other and no manifest can name it.
+
+    Raises:
+        BadInput: it is not.
+    """
+    if any("\ud800" <= character <= "\udfff" for character in str(path)):
+        raise BadInput(f"{option} {path} is not UTF-8, which a manifest cannot name; rename it")
 
 
 @contextmanager
 def staged(path: Path) -> Iterator[Path]:
-    """A path beside `path` to write to; it takes `path`'s place when the block ends well.
-
-    An exception in the block removes it and leaves `path` as it was. What a killed process left
-    is removed by the next.
-    """
+    """A hidden file beside `path` to write to; it takes the place of `path` when the block ends
+    without an exception, else it is removed and `path` stays as it was."""
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_abandoned(path)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=_prefix(path))
-    os.close(handle)
-    temporary = Path(name)
+    handle, temporary = _locked_part(path, directory=False)
     try:
         yield temporary
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
+        temporary.chmod(0o666 & ~_umask())
+        sync(temporary)
         temporary.replace(path)
+        sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+        os.close(handle)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a small UTF-8 file whole or not at all."""
+    with staged(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 @contextmanager
 def staging_directory(target: Path) -> Iterator[Path]:
-    """An empty folder beside `target` for what will be renamed into it; removed at the end."""
+    """An empty hidden folder beside `target` for files that will be renamed from there. It is
+    removed at the end of the block with what is left in it."""
     target.parent.mkdir(parents=True, exist_ok=True)
     _remove_abandoned(target)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=_prefix(target)) as name:
-        yield Path(name)
+    handle, folder = _locked_part(target, directory=True)
+    try:
+        folder.chmod(0o777 & ~_umask())
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(handle)
 
 
 @contextmanager
-def locked(directory: Path) -> Iterator[None]:
-    """Hold a folder's lock; another process that wants it waits. It ends with the process."""
+def replaced_folder(target: Path) -> Iterator[Path]:
+    """A copy of a folder to change; it takes the place of `target` in one step when the block ends
+    without an exception. It is empty where `target` does not exist.
+
+    The files of the copy are hard links to those of `target`: rename new files over them, and write
+    into none. The caller must hold the lock of `target`'s parent.
+    """
+    aside = target.with_name(f".{target.name}.old")
+    if (
+        aside.exists() and not target.exists()
+    ):  # A process was killed where folders cannot be swapped.
+        aside.rename(target)
+    with staging_directory(target) as staging:
+        folder = staging / target.name
+        if target.exists():
+            shutil.copytree(target, folder, symlinks=True, copy_function=link_or_copy)
+        else:
+            folder.mkdir()
+        yield folder
+        for path in (folder, *folder.rglob("*")):
+            if path.is_dir() or (path.is_file() and path.stat().st_nlink == 1):
+                sync(path)
+        if not target.exists():
+            folder.rename(target)
+        elif not _exchange(folder, target):
+            target.rename(aside)
+            folder.rename(target)
+            shutil.rmtree(aside)
+        sync(target.parent)
+
+
+@contextmanager
+def locked(directory: Path, *, shared: bool = False, wait: bool = True) -> Iterator[None]:
+    """Hold the lock of a folder and wait while another process has it; `shared` lets others hold it
+    too, if they also share it. Without `wait`, BlockingIOError is raised instead of waiting."""
     handle = os.open(directory, os.O_RDONLY)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+        fcntl.flock(handle, kind if wait else kind | fcntl.LOCK_NB)
         yield
     finally:
         os.close(handle)
 
 
-def _prefix(target: Path) -> str:
-    return f".{target.name}.{os.getpid()}."
+def _locked_part(target: Path, *, directory: bool) -> tuple[int, Path]:
+    """A new hidden file or folder beside `target`, and the handle that holds its lock."""
+    prefix = f".{target.name}."
+    while True:  # Another process may remove the new entry before it is locked.
+        if directory:
+            name = tempfile.mkdtemp(_PART, prefix, target.parent)
+            try:
+                handle = os.open(name, os.O_RDONLY)
+            except FileNotFoundError:
+                continue
+        else:
+            handle, name = tempfile.mkstemp(_PART, prefix, target.parent)
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        if os.path.lexists(name):
+            return handle, Path(name)
+        os.close(handle)
 
 
 def _remove_abandoned(target: Path) -> None:
-    """Temporary files and folders for `target` whose process is no more."""
-    for path in target.parent.glob(f".{target.name}.*"):
-        owner = path.name.removeprefix(f".{target.name}.").split(".")[0]
-        if not owner.isdigit() or _runs(int(owner)):
+    """Remove hidden files and folders for `target` whose process is no more."""
+    with os.scandir(target.parent) as entries:
+        found = list(entries)
+    for entry in found:
+        if not (entry.name.startswith(f".{target.name}.") and entry.name.endswith(_PART)):
             continue
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
+        with suppress(OSError):  # Another process was faster, or it belongs to another user.
+            handle = os.open(entry.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if entry.is_dir(follow_symlinks=False):
+                    shutil.rmtree(entry.path, ignore_errors=True)
+                else:
+                    Path(entry.path).unlink()
+            finally:
+                os.close(handle)
 
 
-def _runs(pid: int) -> bool:
+def link_or_copy(source: str, target: str) -> None:
+    """A hard link to a file, or a copy where the file system has no hard links."""
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        os.link(source, target, follow_symlinks=False)
+    except OSError:
+        shutil.copy2(source, target, follow_symlinks=False)
+
+
+def _exchange(first: Path, second: Path) -> bool:
+    """Swap two folders in one step; False where the system cannot."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if not hasattr(libc, "renameat2"):
         return False
-    except PermissionError:
-        pass
-    return True
+    names = os.fsencode(first), os.fsencode(second)
+    if libc.renameat2(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _RENAME_EXCHANGE) == 0:
+        return True
+    number = ctypes.get_errno()
+    if number in (errno.ENOSYS, errno.EINVAL, errno.EXDEV, errno.EOPNOTSUPP):
+        return False
+    raise OSError(number, os.strerror(number), str(second))
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a small text file whole or not at all."""
-    with staged(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+def sync(path: Path) -> None:
+    """Wait until a file or the entries of a folder are on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def sync_tree(directory: Path) -> None:
+    """Wait until everything in a folder is on the disk."""
+    for path in (*directory.rglob("*"), directory):
+        sync(path)
+
+
+def _umask() -> int:
+    umask = os.umask(0)
+    os.umask(umask)
+    return umask

@@ -2,81 +2,88 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     DownloadColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    Task,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
+
+from .text_files import printable
 
 #: Everything that is not a command's answer goes here.
 stderr = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 @contextmanager
-def stage(text: str) -> Iterator[None]:
-    """Show a line with a spinner while a step runs."""
-    if stderr.is_terminal:
-        with stderr.status(text):
-            yield
-    else:
+def spinner(text: str) -> Iterator[None]:
+    """Show a line with a spinner and the elapsed time while a step runs."""
+    with _progress(SpinnerColumn(), "{task.description}", TimeElapsedColumn()) as line:
+        line.add_task(escape(printable(text)), total=None)
         yield
 
 
 def download_bar() -> Progress:
     """A bar with bytes and remaining time, to be used with `with`."""
-    return Progress(
-        "{task.description}",
-        BarColumn(),
-        DownloadColumn(),
-        TimeRemainingColumn(),
-        console=stderr,
-        disable=not stderr.is_terminal,
-        transient=True,
-    )
+    return _bar(DownloadColumn(), TimeRemainingColumn())
 
 
 def steps_bar() -> Progress:
     """A bar with steps done and elapsed time, to be used with `with`."""
-    return Progress(
-        "{task.description}",
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        console=stderr,
-        disable=not stderr.is_terminal,
-        transient=True,
-    )
+    return _bar(MofNCompleteColumn(), TimeElapsedColumn())
+
+
+class _Rate(ProgressColumn):
+    """Images a second."""
+
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.speed:.1f} images/s" if task.speed else "")
 
 
 @contextmanager
-def image_bar(text: str, total: int, done: int = 0) -> Iterator[Callable[[], None]]:
-    """A bar that counts images with the remaining time; call what it gives after each."""
-    bar = Progress(
-        "{task.description}",
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
+def image_bar(text: str, total: int, done: int = 0) -> Iterator[Callable[..., None]]:
+    """Show a bar with images done, their rate and the remaining time; the block calls the function
+    it gets after each image, or with a number of images."""
+    times = (TimeElapsedColumn(), TimeRemainingColumn())
+    with _bar(MofNCompleteColumn(), _Rate(), *times, window=600) as bar:
+        task = bar.add_task(text, total=total, completed=done)
+        yield lambda images=1: bar.advance(task, images)
+
+
+def _bar(*columns: ProgressColumn, window: float = 30) -> Progress:
+    """A bar whose speed is that of the last `window` seconds."""
+    return _progress("{task.description}", BarColumn(), *columns, window=window)
+
+
+def _progress(*columns: str | ProgressColumn, window: float = 30) -> Progress:
+    return Progress(
+        *columns,
         console=stderr,
+        speed_estimate_period=window,
         disable=not stderr.is_terminal,
         transient=True,
+        # Answers that go to a file would end up on the terminal, where the bar is.
+        redirect_stdout=sys.stdout.isatty(),
     )
-    with bar:
-        task = bar.add_task(text, total=total, completed=done)
-        yield lambda: bar.advance(task)
 
 
 def note(text: str) -> None:
-    """A plain line for the user."""
-    stderr.print(text, markup=False)
+    """Print a line for the user on stderr."""
+    stderr.print(printable(text), markup=False)
 
 
 def warn(text: str) -> None:
-    """A line the user should not miss."""
-    stderr.print(f"warning: {text}", style="yellow", markup=False)
+    """Print a line on stderr that the user should not miss."""
+    stderr.print(f"warning: {printable(text)}", style="yellow", markup=False)

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from enum import Enum
 
+#: Most classes of a model: as many as a 16-bit class map can tell apart.
+MAX_CLASSES = 65_536
 
-class Choice(str, Enum):
+
+class StringEnum(str, Enum):
     """One of a few words, written as the word."""
 
     def __str__(self) -> str:
         return self.value
 
 
-class Task(Choice):
+class Task(StringEnum):
     """What a model answers."""
 
     CLASSIFICATION = "classification"
@@ -20,25 +23,29 @@ class Task(Choice):
     SEGMENTATION = "segmentation"
 
 
-class Variant(Choice):
-    """The published model sizes; their figures are `models.backbone.VARIANTS`."""
+class Variant(StringEnum):
+    """The published model sizes; their figures are `models.variants.VARIANTS`."""
 
     T = "t"
     S = "s"
     B = "b"
 
 
-class Precision(Choice):
-    """What a file computes in; `fp16` is mixed precision decided per node."""
+class Precision(StringEnum):
+    """What a network computes in.
+
+    `fp16` is mixed precision decided per node. `bf16` has no file of its own: it is model.onnx
+    compiled by OpenVINO in bfloat16.
+    """
 
     FP32 = "fp32"
     FP16 = "fp16"
+    BF16 = "bf16"
     INT8 = "int8"
 
 
-class Flavor(Choice):
-    """Whose engine: TensorRT's, for the kind of GPU it was built on, or TensorRT-RTX's, for
-    several RTX GPUs and built without one."""
+class Flavor(StringEnum):
+    """Whose engine: TensorRT's, for one kind of GPU, or TensorRT-RTX's, for several RTX GPUs."""
 
     TENSORRT = "tensorrt"
     RTX = "rtx"
@@ -48,7 +55,14 @@ class Flavor(Choice):
         return {Flavor.TENSORRT: "TensorRT", Flavor.RTX: "TensorRT-RTX"}[self]
 
 
-class InputKind(Choice):
+class TritonProtocol(StringEnum):
+    """The protocol of requests to a Triton server, which has a port for each."""
+
+    GRPC = "grpc"
+    HTTP = "http"
+
+
+class InputKind(StringEnum):
     """The image tensor an exported graph takes.
 
     `UINT8`: `images` uint8 RGB (N, H, W, 3), normalised inside the graph.
@@ -59,24 +73,14 @@ class InputKind(Choice):
     FLOAT32 = "float32"
 
 
-class Nms(Choice):
+class Nms(StringEnum):
     """How a detector removes overlapping boxes: `soft` is linear soft-NMS, which lowers scores."""
 
     HARD = "hard"
     SOFT = "soft"
 
 
-class NmsOperator(Choice):
-    """What an exported graph does NMS with: loops of fixed shapes, or ONNX's NonMaxSuppression.
-
-    The operator's outputs change size with the data. It is there to compare with.
-    """
-
-    LOOP = "loop"
-    ONNX = "onnx"
-
-
-class RangeMethod(Choice):
+class RangeMethod(StringEnum):
     """How the range of an activation is chosen from its values on calibration images.
 
     `ENTROPY` loses the least information, `PERCENTILE` cuts 0.001 % off, `MINMAX` keeps all.
@@ -87,7 +91,7 @@ class RangeMethod(Choice):
     MINMAX = "minmax"
 
 
-class Int8Target(Choice):
+class Int8Target(StringEnum):
     """What runs an INT8 file.
 
     `CPU`: activations uint8 with a zero point, the fast kind in onnxruntime. `TENSORRT`:
@@ -98,7 +102,7 @@ class Int8Target(Choice):
     TENSORRT = "tensorrt"
 
 
-class SearchUnit(Choice):
+class SearchUnit(StringEnum):
     """What a search for less loss keeps or gives up as one: single nodes, or all of an operator."""
 
     NODES = "nodes"
@@ -108,3 +112,10 @@ class SearchUnit(Choice):
 def model_name(task: Task, variant: Variant) -> str:
     """The default name of a model: its folder under `exports/` and its Triton ensemble."""
     return f"dfvt_{variant}_{task}"
+
+
+class Weights(StringEnum):
+    """Which weights of a checkpoint are meant: the model's, or their moving average (EMA)."""
+
+    MODEL = "model"
+    EMA = "ema"

@@ -35,7 +35,7 @@ from dfvt_deploy.files import write_text
 from dfvt_deploy.models.build import build_model
 from dfvt_deploy.tasks.classification import preprocess
 
-from .training import Stopwatch, normalised, reproducible, save_checkpoint, train
+from .training import Schedule, Stopwatch, normalised, reproducible, save_checkpoint, train
 
 CLASSES = tuple("0123456789")
 
@@ -48,7 +48,7 @@ INK, PAPER = (210, 110, 40), (40, 110, 210)
 HELD_OUT = 4
 
 #: The training set is seen one and a half times, which is enough for digits.
-STEPS, BATCH, LEARNING_RATE = 130, 16, 2e-3
+SCHEDULE = Schedule(steps=130, batch=16, learning_rate=2e-3)
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def train_digits(output: Path, seed: int = 0) -> TrainedDigits:
             logits = model(normalised(pixels[chosen]))
             return F.cross_entropy(logits, truth[chosen], label_smoothing=0.1)
 
-        train(model, loss_of, len(pixels), steps=STEPS, batch=BATCH, learning_rate=LEARNING_RATE)
+        train(model, loss_of, len(pixels), SCHEDULE)
         answers = _answers(model, _network_pixels(images[held]))
     checkpoint, labels, heldout = (
         output / name for name in ("digits_t.pth", "labels.txt", "heldout")
@@ -116,7 +116,7 @@ def _network_pixels(images: NDArray[np.uint8]) -> Tensor:
 
 def _answers(model: nn.Module, pixels: Tensor) -> NDArray[np.int64]:
     with torch.no_grad():
-        logits = [model(normalised(part)) for part in torch.split(pixels, BATCH)]
+        logits = [model(normalised(part)) for part in torch.split(pixels, SCHEDULE.batch)]
     return torch.cat(logits).argmax(dim=1).numpy()
 
 

@@ -37,10 +37,10 @@ from torch.nn import functional as F
 from dfvt_deploy.files import write_text
 from dfvt_deploy.models.backbone import Backbone
 from dfvt_deploy.models.build import build_model
-from dfvt_deploy.models.canvas import zero_outside
+from dfvt_deploy.models.inputs import zero_outside
 from dfvt_deploy.tasks.segmentation import postprocess, preprocess
 
-from .training import Stopwatch, normalised, reproducible, save_checkpoint, train
+from .training import Schedule, Stopwatch, normalised, reproducible, save_checkpoint, train
 
 CLASSES = ("ground", "disc", "square", "triangle", "ring", "cross")
 
@@ -164,8 +164,8 @@ def _train(model: nn.Module, compositions: list[Composition]) -> None:
             maps = backbone(images[chosen])
         return loss_of(head(maps), chosen)
 
-    train(light, light_loss, len(images), steps=140, batch=16, learning_rate=4e-3)
-    train(head, head_loss, len(images), steps=30, batch=8, learning_rate=1e-3)
+    train(light, light_loss, len(images), Schedule(steps=140, batch=16, learning_rate=4e-3))
+    train(head, head_loss, len(images), Schedule(steps=30, batch=8, learning_rate=1e-3))
 
 
 class LightHead(nn.Module):

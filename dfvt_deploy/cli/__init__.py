@@ -1,30 +1,31 @@
 """The command line: parse, one call of the library, print.
 
-A file here is a group of commands. Heavy packages are imported inside the commands, so that
-`--help` needs none of them.
+Each command is a file of its name. Enter at `app.main`. Heavy packages are imported inside the
+commands, so that `--help` needs none of them.
 """
 
-from . import (
+from . import (  # noqa: F401
+    batch,
+    bench,
+    build_trt,
     container,
-    converting,
-    engines,
-    exporting,
-    machine,
-    serving,
-    validating,
-    walkthrough,
+    convert,
+    demo,
+    doctor,
+    explain,
+    export,
+    lint,
+    models,
+    plan,
+    populate,
+    predict,
+    promote,
+    quickstart,
+    rollback,
+    serve,
+    validate,
+    versions,
 )
 from .app import app, main
 
-__all__ = [
-    "app",
-    "container",
-    "converting",
-    "engines",
-    "exporting",
-    "machine",
-    "main",
-    "serving",
-    "validating",
-    "walkthrough",
-]
+__all__ = ["app", "main"]

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import os
+import sys
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 from .. import __version__
+from ..errors import StageFailed
+from .output import prepare_streams, print_line
 
 #: Commands in the order of a deployment.
 _ORDER = (
@@ -19,17 +23,38 @@ _ORDER = (
     "build-trt",
     "validate",
     "populate",
+    "versions",
+    "promote",
+    "rollback",
+    "lint",
     "serve",
     "predict",
+    "bench",
+    "explain",
+    "plan",
+    "batch",
+    "demo",
 )
 
 
 class _InOrder(TyperGroup):
-    """Lists the commands in the order they are used, and others after them."""
+    """Lists the commands in the order of `_ORDER` and then the others, each with its whole first
+    sentence."""
 
     def list_commands(self, ctx: typer.Context) -> list[str]:  # type: ignore[override]
         names = super().list_commands(ctx)
         return sorted(names, key=lambda n: _ORDER.index(n) if n in _ORDER else len(_ORDER))
+
+    def format_commands(self, ctx: typer.Context, formatter: Any) -> None:  # type: ignore[override]
+        found = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
+        with formatter.section("Commands"):
+            formatter.write_dl(
+                [
+                    (name, " ".join((command.help or "").split("\n\n")[0].split()))
+                    for name, command in found
+                    if command is not None and not command.hidden
+                ]
+            )
 
 
 app = typer.Typer(
@@ -37,15 +62,16 @@ app = typer.Typer(
     name="dfvt-deploy",
     help="From a DFvT checkpoint to answers from NVIDIA Triton, checked at every step.",
     no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
     add_completion=False,
     pretty_exceptions_enable=False,
-    rich_markup_mode="markdown",
+    rich_markup_mode=None,
 )
 
 
 def _version(show: bool) -> None:
     if show:
-        print(__version__)
+        print_line(__version__)
         raise typer.Exit
 
 
@@ -60,4 +86,9 @@ def _main(
 
 def main() -> None:
     """Entry point of `dfvt-deploy`."""
-    app()
+    prepare_streams()
+    try:
+        app()
+    except OSError:  # Typer's own help or message, on a full disk
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+        sys.exit(StageFailed.exit_code)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import BadInput
+from ..text_files import read_lines
 from ..types import Task
 
 if TYPE_CHECKING:
@@ -18,29 +19,34 @@ if TYPE_CHECKING:
 DIRECTORY = Path(__file__).parent
 SAMPLES = DIRECTORY / "samples"
 
-_CLASS_FILES = {
-    Task.CLASSIFICATION: "imagenet.tsv",
-    Task.DETECTION: "coco.tsv",
-    Task.SEGMENTATION: "ade20k.tsv",
-}
+
+@cache
+def published_classes(task: Task) -> tuple[dict[str, str], ...]:
+    """The rows of `<task>.tsv`, one for each class of the task's published models, by class id;
+    none for a task without such a file. Every row has a `name`; ImageNet's also have a `wnid`,
+    COCO's a `coco_id`, ADE20K's the colour `r`, `g`, `b`."""
+    path = DIRECTORY / f"{task}.tsv"
+    if not path.is_file():
+        return ()
+    with path.open(encoding="utf-8", newline="") as file:
+        return tuple(csv.DictReader(file, delimiter="\t"))
 
 
 @cache
 def class_names(task: Task) -> tuple[str, ...]:
-    """Names of the classes a task's published models know, by class id."""
-    with (DIRECTORY / _CLASS_FILES[task]).open(encoding="utf-8", newline="") as file:
-        return tuple(row["name"] for row in csv.DictReader(file, delimiter="\t"))
+    """The names of the classes of a task's published models, by class id."""
+    return tuple(row["name"] for row in published_classes(task))
 
 
 def palette(task: Task, num_classes: int) -> NDArray[np.uint8]:
-    """A colour for each class, uint8 RGB (num_classes, 3): ADE20K's own for its classes, else
-    hues in steps of the golden ratio, which keeps neighbours apart."""
+    """A colour for each class, uint8 RGB (num_classes, 3): the published colours if the task has
+    some for this number of classes, else hues in steps of the golden ratio, which keeps
+    neighbouring class ids apart."""
     import colorsys
 
     import numpy as np
 
-    with (DIRECTORY / _CLASS_FILES[task]).open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file, delimiter="\t"))
+    rows = published_classes(task)
     if len(rows) == num_classes and "r" in rows[0]:
         return np.array([[int(row[c]) for c in "rgb"] for row in rows], np.uint8)
     hues = [i * 0.618034 % 1 for i in range(num_classes)]
@@ -50,35 +56,38 @@ def palette(task: Task, num_classes: int) -> NDArray[np.uint8]:
 
 @cache
 def published_figures() -> dict[str, Any]:
-    """The tables of the paper (main text and supplement), see `paper.json`."""
+    """The figures of the paper's tables (main text and supplement), as in `paper.json`."""
     figures: dict[str, Any] = json.loads((DIRECTORY / "paper.json").read_text(encoding="utf-8"))
     return figures
 
 
 def read_labels(path: str | Path) -> tuple[str, ...]:
-    """Class names from a UTF-8 text file, one a line, by class id.
+    """Class names from a UTF-8 text file: one name a line, in the order of the class ids.
 
-    Raises:
-        BadInput: not readable, empty, or with an empty line between names.
+    Raises BadInput where the file cannot be read, is empty, has an empty line between names or a
+    control character, or gives two classes the same name.
     """
     path = Path(path)
-    try:
-        names = path.read_text(encoding="utf-8-sig").rstrip("\r\n").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(f"labels {path} cannot be read as UTF-8 text: {error}") from error
-    names = [name.strip() for name in names]
-    if not all(names):
+    names = [line.strip() for line in read_lines(path, "labels")]
+    while names and not names[-1]:
+        names.pop()
+    if not names or not all(names):
         line = names.index("") + 1 if names else 1
         raise BadInput(f"labels {path}: line {line} is empty; give one class name a line")
+    lines: dict[str, int] = {}
+    for line, name in enumerate(names, 1):
+        if lines.setdefault(name, line) != line:
+            raise BadInput(
+                f"labels {path}: lines {lines[name]} and {line} are both {name!r}; answers could "
+                "not be told apart, so give each class its own name"
+            )
     return tuple(names)
 
 
 def labels_for(task: Task, num_classes: int, path: str | Path | None = None) -> tuple[str, ...]:
-    """Names for a model's classes: from `path`, else the published ones, else `class_<id>`.
-
-    Raises:
-        BadInput: the file holds another number of names than the model has classes.
-    """
+    """Names for a model's classes: from the file `path`, else the published ones, else
+    `class_<id>`. Raises BadInput where the file holds another number of names than the model has
+    classes."""
     if path is not None:
         names = read_labels(path)
         if len(names) != num_classes:

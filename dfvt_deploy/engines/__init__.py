@@ -1,1 +1,6 @@
-"""TensorRT engines: built from exported ONNX files, with a record that says what they hold."""
+"""TensorRT engines: plans built from exported ONNX files, each with a record of what it holds.
+
+Enter at `build.build_trt`, which builds one plan, and `engine.open_engine`, which verifies one.
+`record` describes the JSON file beside a plan, `layers` counts what a plan computes in,
+`profiles` chooses the shapes, and `machine` finds what can build here.
+"""

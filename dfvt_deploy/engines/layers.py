@@ -1,4 +1,7 @@
-"""What the layers that do the arithmetic compute in: the proof that an engine is what was asked."""
+"""Counts of the layers that do the arithmetic, by the precision they compute in.
+
+They prove that an engine computes in the precision that was asked for.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,7 @@ _COMPUTE = {
     "EINSUM": "einsum",
 }
 
-#: Layer types that hand a tensor on with its numbers unchanged.
+#: Layer types that pass a tensor on with its numbers unchanged.
 _TRANSPARENT = {"SHUFFLE", "SQUEEZE", "UNSQUEEZE", "IDENTITY"}
 
 _DTYPES = {"FLOAT": "fp32", "HALF": "fp16", "BF16": "bf16", "INT8": "int8", "FP8": "fp8"}
@@ -33,35 +36,34 @@ LEAST_SHARE = {Precision.FP32: 1.0, Precision.FP16: 0.5, Precision.INT8: 0.25}
 
 
 def network_layers(network: tensorrt.INetworkDefinition) -> ComputeLayers:
-    """Count over a parsed, strongly typed network: what its types say is what will be built."""
-    makers = {}
+    """Count the layers of a parsed, strongly typed network, whose types TensorRT must keep to."""
+    producers = {}
     layers = [network.get_layer(index) for index in range(network.num_layers)]
     for layer in layers:
         for index in range(layer.num_outputs):
-            makers[layer.get_output(index).name] = layer
+            producers[layer.get_output(index).name] = layer
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     for layer in layers:
         if (kind := _COMPUTE.get(layer.type.name)) is None:
             continue
         operands = [layer.get_input(index) for index in range(min(layer.num_inputs, 2))]
-        quantised = all(t is not None and _dequantised(t.name, makers) for t in operands)
+        quantised = all(t is not None and _dequantised(t.name, producers) for t in operands)
         dtype = layer.get_output(0).dtype.name
         counts[kind]["int8" if quantised else _DTYPES.get(dtype, dtype.lower())] += 1
-    return ComputeLayers(
-        source="network", layers={kind: dict(counts[kind]) for kind in sorted(counts)}
-    )
+    return ComputeLayers(source="network", layers={k: dict(counts[k]) for k in sorted(counts)})
 
 
-def _dequantised(tensor: str, makers: Mapping[str, tensorrt.ILayer]) -> bool:
+def _dequantised(tensor: str, producers: Mapping[str, tensorrt.ILayer]) -> bool:
     """Whether a tensor comes out of a DequantizeLinear, perhaps reshaped on the way."""
-    layer = makers.get(tensor)
+    layer = producers.get(tensor)
     while layer is not None and layer.type.name in _TRANSPARENT:
         source = layer.get_input(0)
-        layer = None if source is None else makers.get(source.name)
+        layer = None if source is None else producers.get(source.name)
     return layer is not None and layer.type.name == "DEQUANTIZE"
 
 
-#: What the inspector calls them, in lower case; the first that a name holds counts.
+#: Kind of layer by a part of the inspector's name for it, in lower case. The first that a name
+#: holds counts.
 _INSPECTED = {
     "deconv": "deconvolution",
     "conv": "convolution",
@@ -73,7 +75,7 @@ _INSPECTED = {
     "einsum": "einsum",
 }
 
-#: What it calls the types; the first that a text holds counts.
+#: Precision by a part of the inspector's name for a type. The first that a text holds counts.
 _FORMATS = {
     "int8": "int8",
     "fp8": "fp8",
@@ -85,22 +87,20 @@ _FORMATS = {
     "float": "fp32",
 }
 
-#: Keys of a tensor's type: of TensorRT 11, then of 10.
+#: Keys of a tensor's type in the report: those of TensorRT 11, then of 10.
 _TYPE_KEYS = ("DataType", "Format/Datatype", "Format")
 
 
 def inspected_layers(engine: tensorrt.ICudaEngine, form: Any) -> ComputeLayers | None:
-    """Count over a built engine, which takes a GPU; None where its layers say nothing.
-
-    Args:
-        form: `LayerInformationFormat.JSON`.
-    """
+    """Count the layers of a built engine, which takes a GPU, from its report in JSON, the
+    `form`."""
     inspector = engine.create_engine_inspector()
     return layers_of_report(inspector.get_engine_information(form))
 
 
 def layers_of_report(report: str) -> ComputeLayers | None:
-    """Count over the inspector's JSON. A layer computes in the format of its first input."""
+    """Count the layers of the inspector's report, each in the format of its first input, if it
+    tells."""
     try:
         layers = json.loads(report)["Layers"]
     except (ValueError, KeyError, TypeError):
@@ -119,16 +119,15 @@ def layers_of_report(report: str) -> ComputeLayers | None:
             counts[kind][dtype] += 1
     if not counts:
         return None
-    return ComputeLayers(
-        source="inspector", layers={kind: dict(counts[kind]) for kind in sorted(counts)}
-    )
+    return ComputeLayers(source="inspector", layers={k: dict(counts[k]) for k in sorted(counts)})
 
 
-def require_precision(what: str, layers: ComputeLayers, precision: Precision) -> None:
-    """Refuse an engine whose layers do not compute in what was asked for.
+def require_precision(what: str, layers: ComputeLayers, precision: Precision, remedy: str) -> None:
+    """Check that enough layers of a file or engine compute in the precision that was asked for.
 
-    Raises:
-        StageFailed: names the count.
+    what, remedy: what was counted and what to do, as `remake_remedy` says it of the ONNX file, for
+        the message.
+    Raises StageFailed where too few do, with the counts.
     """
     least = LEAST_SHARE[precision]
     found = layers.count(precision.value)
@@ -140,12 +139,5 @@ def require_precision(what: str, layers: ComputeLayers, precision: Precision) ->
         raise StageFailed(
             f"{what} was asked for in {precision}, but {found} of its {layers.total} compute "
             f"layers are ({others or 'none'}, counted over the {layers.source}), the least is "
-            f"{least:.0%}; make the file again with: {_remake(precision)}"
+            f"{least:.0%}; {remedy}"
         )
-
-
-def _remake(precision: Precision) -> str:
-    if precision is Precision.FP32:
-        return "dfvt-deploy export"
-    target = " --target tensorrt" if precision is Precision.INT8 else ""
-    return f"dfvt-deploy convert --precision {precision}{target}"

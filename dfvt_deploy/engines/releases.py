@@ -65,11 +65,7 @@ def triton_releases() -> dict[str, TritonRelease]:
 
 
 def triton_release(target: str) -> TritonRelease:
-    """The release of `tritonserver:YY.MM`.
-
-    Raises:
-        BadInput: it is written otherwise, or not known.
-    """
+    """The release of `tritonserver:YY.MM`; BadInput where it is written otherwise, or not known."""
     found = _TARGET.fullmatch(target)
     if found is None:
         raise BadInput(f"--target {target!r} is not tritonserver:YY.MM, as tritonserver:26.07")

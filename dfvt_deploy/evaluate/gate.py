@@ -1,58 +1,33 @@
-"""Whether a candidate lost too much accuracy, decided from paired results on the same images.
+"""The accuracy gate: whether a candidate loses more accuracy than is allowed.
 
-The difference of two figures on a sample of images has an error, and images that both models get
-right or wrong alike hardly add to it. A paired bootstrap measures it: draw as many images as there
-are, with repetition, score both models on them, and repeat. The bound is the 95th percentile of
-the drops so found: with the confidence of 95 % (one-sided) the drop is not larger.
+Figures are measured on a sample of images, so they have an error, which a bootstrap estimates: draw
+as many images as there are, with repetition, score the models on the drawn images, and repeat. A
+quantile of the results is a one-sided 95 % bound. For a drop both models are scored on the same
+drawn images, since images on which both are right, or both wrong, hardly add to its error.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal, TypeAlias
 
 import numpy as np
 
-from ..errors import BadInput
-from .metrics import ImageResult, Metric, Scorer
+from .metrics import ImageResult, Indices, Metric
+from .results import ChanceLevel, GateFigures, Outcome
 
-#: The drop is not larger than the bound with this confidence.
+#: The confidence that a figure is not beyond its bound.
 CONFIDENCE = 0.95
 
-Verdict: TypeAlias = Literal["passed", "failed", "inconclusive"]
+#: Points above chance that the reference must reach. Labels in another order leave a few classes
+#: right, so a score a little above chance is still a mistake.
+CHANCE_MARGIN = 2.0
 
-#: Decimals of a drop; what lies behind them is rounding of the figures' own arithmetic.
+#: Draws of the bootstrap for the reference's bound; a metric says how many the gate makes.
+_CHANCE_RESAMPLES = 200
+
+#: Decimals that a drop is rounded to, because the figures' arithmetic is not exact beyond them.
 _DIGITS = 9
-
-
-@dataclass(frozen=True)
-class GateDecision:
-    """The verdict and what it rests on; figures in points of `metric`.
-
-    verdict: `passed` when `upper_bound` is at most `max_drop`; `inconclusive` when only `drop` is;
-        else `failed`.
-    reference, candidate: the figure of each on all images; `drop` is their difference.
-    upper_bound: of the drop, one-sided 95 %.
-    images: how many were compared; changed: on how many of them the results differ.
-    images_needed: about how many would decide, if the drop stays and its error shrinks with the
-        square root of their number. None where the verdict is clear, or where the drop is the
-        limit itself, which no number of images decides.
-    """
-
-    verdict: Verdict
-    metric: str
-    max_drop: float
-    reference: float
-    candidate: float
-    drop: float
-    upper_bound: float
-    images: int
-    changed: int
-    images_needed: int | None
-    resamples: int
-    seed: int
 
 
 def decide(
@@ -62,82 +37,53 @@ def decide(
     max_drop: float,
     resamples: int | None = None,
     seed: int = 0,
-) -> GateDecision:
-    """Compare two models by the first figure of a metric.
-
-    Args:
-        reference_results, candidate_results: of the same images in the same order.
-        max_drop: largest allowed drop, in points.
-        resamples: draws of the bootstrap; the metric's own number by default.
-
-    Raises:
-        BadInput: results of other images, none at all, or images on which nothing can be counted.
-    """
-    if not (math.isfinite(max_drop) and max_drop >= 0):
-        raise BadInput(f"--max-drop {max_drop} is not a number of points from 0")
-    _require_same_images(reference_results, candidate_results)
-    name = metric.names[0]
+) -> GateFigures:
+    """Compare the accuracy of two models, by their results for the same images in the same order,
+    by the first figure of a metric, which may drop by `max_drop` points. `resamples` is the number
+    of bootstrap draws; the metric's own by default."""
+    name, count = metric.names[0], len(reference_results)
     scorers = [metric.scorer(r, (name,)) for r in (reference_results, candidate_results)]
-    reference, candidate = (score(None)[name] for score in scorers)
-    if math.isnan(reference) or math.isnan(candidate):
-        raise BadInput(f"{name} is not defined on these {len(reference_results)} images")
-    drop = round(reference - candidate, _DIGITS)
-    count = len(reference_results)
+
+    def drop_on(indices: Indices | None) -> float:
+        reference, candidate = (score(indices)[name] for score in scorers)
+        return reference - candidate
+
+    drop = upper = round(drop_on(None), _DIGITS)
     pairs = zip(reference_results, candidate_results, strict=True)
-    changed = sum(first != second for first, second in pairs)
-    resamples = resamples or metric.resamples
-    upper = _upper_bound(scorers, name, count, resamples, seed) if changed else drop
-    within: Verdict = "passed" if upper <= max_drop else "inconclusive"
-    return GateDecision(
+    if any(first != second for first, second in pairs):
+        rng = np.random.default_rng(seed)
+        draws = resamples or metric.resamples
+        drops = [drop_on(rng.integers(0, count, count)) for _ in range(draws)]
+        # The figure of a draw is nan if the draw has no image on which anything can be counted.
+        upper = round(float(np.nanquantile(drops, CONFIDENCE)), _DIGITS)
+    within: Outcome = "passed" if upper <= max_drop else "inconclusive"
+    needed = None
+    if drop < max_drop < upper:  # the bound's distance shrinks with the root of the images
+        needed = math.ceil(count * ((upper - drop) / (max_drop - drop)) ** 2)
+    return GateFigures(
         verdict=within if drop <= max_drop else "failed",
-        metric=name,
-        max_drop=max_drop,
-        reference=reference,
-        candidate=candidate,
         drop=drop,
         upper_bound=upper,
+        limit=max_drop,
         images=count,
-        changed=changed,
-        images_needed=(
-            _images_needed(count, drop, upper, max_drop) if drop <= max_drop < upper else None
-        ),
-        resamples=resamples,
-        seed=seed,
+        images_needed=needed,
     )
 
 
-def _upper_bound(
-    scorers: Sequence[Scorer], name: str, count: int, resamples: int, seed: int
-) -> float:
-    rng = np.random.default_rng(seed)
-    drops = np.empty(resamples)
-    for i in range(resamples):
-        indices = rng.integers(0, count, count)
-        reference, candidate = (score(indices)[name] for score in scorers)
-        drops[i] = reference - candidate
-    # A draw may hold no image on which anything can be counted.
-    return round(float(np.nanquantile(drops, CONFIDENCE)), _DIGITS)
-
-
-def _images_needed(count: int, drop: float, upper: float, max_drop: float) -> int | None:
-    if drop >= max_drop:
-        return None
-    return math.ceil(count * ((upper - drop) / (max_drop - drop)) ** 2)
-
-
-def _require_same_images(
-    reference: Sequence[ImageResult], candidate: Sequence[ImageResult]
-) -> None:
-    if not reference or not candidate:
-        raise BadInput("no images to compare: a gate needs results of at least one")
-    if len(reference) != len(candidate):
-        raise BadInput(
-            f"results of {len(reference)} and of {len(candidate)} images cannot be compared; "
-            "run both on the same images"
-        )
-    for i, (first, second) in enumerate(zip(reference, candidate, strict=True)):
-        if first["id"] != second["id"]:
-            raise BadInput(
-                f"result {i} is of {first['id']} for one model, of {second['id']} for the other; "
-                "run both on the same images"
-            )
+def chance_level(metric: Metric, results: Sequence[ImageResult], num_classes: int) -> ChanceLevel:
+    """The reference's score beside chance; no drop means anything where it is not better. A few
+    images may be right by luck, so it is the lower bound that must be above chance."""
+    chance, name, count = metric.chance(num_classes), metric.names[0], len(results)
+    score_of = metric.scorer(results, (name,))
+    score = score_of(None)[name] if results else math.nan
+    bound = math.nan
+    if not math.isnan(score):
+        rng = np.random.default_rng(0)
+        draws = [score_of(rng.integers(0, count, count))[name] for _ in range(_CHANCE_RESAMPLES)]
+        bound = float(np.nanquantile(draws, 1 - CONFIDENCE))
+    return ChanceLevel(
+        score=None if math.isnan(score) else round(score, 6),
+        lower_bound=None if math.isnan(bound) else round(bound, 6),
+        chance=round(chance, 6),
+        needed=round(chance + CHANCE_MARGIN, 6),
+    )

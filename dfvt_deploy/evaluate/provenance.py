@@ -1,62 +1,59 @@
-"""What figures came from: packages and machine, the files they depend on, what to know of them."""
+"""What the figures of a validation came from: files, packages, machine, and remarks on them."""
 
 from __future__ import annotations
 
 import os
 import platform
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..artifact import Artifact, Manifest
+from ..artifact import Artifact
 from ..files import sha256_of
-from ..serving.layout import CONFIG, model_names, newest_version
-from ..types import Task
-from .planning import Live, Plan
-from .request import Request
+from ..manifest import Manifest
+from ..provenance import tool_versions
+from .build_stages import Stages
+from .live_server import LiveServer
+from .options import ValidateOptions
 from .store import digest_of
 
 if TYPE_CHECKING:
-    from .datasets import Dataset
+    from .datasets.sample import Dataset
 
 _PACKAGES = (
-    "dfvt-deploy",
-    "torch",
-    "onnx",
-    "onnxruntime",
-    "onnxruntime-gpu",
-    "onnxsim",
-    "nvidia-modelopt",
-    "tensorrt",
-    "tritonclient",
-    "nvidia-pytriton",
-    "numpy",
-    "pillow",
-    "opencv-python-headless",
-    "pycocotools",
+    *("dfvt-deploy", "torch", "onnx", "onnxruntime", "onnxruntime-gpu", "onnxsim", "openvino"),
+    *("nvidia-modelopt", "tensorrt", "tritonclient", "nvidia-pytriton", "numpy", "pillow"),
+    *("opencv-python-headless", "pycocotools"),
 )
 
-#: Files of a repository that answers depend on.
+#: Endings of the files in a repository that answers depend on.
 _SERVED_SUFFIXES = (".pbtxt", ".py", ".txt", ".onnx", ".plan")
+
+#: Instruction sets of a processor that the speed and the rounding of figures depend on.
+_INSTRUCTION_SETS = ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "avx_vnni", "amx_tile")
 
 
 def results_key(
-    artifact: Artifact, plan: Plan, request: Request, live: Live | None, dataset: Dataset
+    artifact: Artifact,
+    stages: Stages,
+    options: ValidateOptions,
+    live: LiveServer | None,
+    dataset: Dataset,
 ) -> str:
-    """A short hash of everything that results of single images depend on beside the images."""
+    """A short hash of what the results of single images depend on beside the images."""
     manifest = artifact.manifest
     server: list[Any] = []
     if live is not None:
-        server = [live.protocol, live.served]
+        server = [live.protocol, live.served, live.precision]
         server += [live.url] if live.repository is None else _contents(live.repository, manifest)
+    hashes = [(s.name, manifest.files[s.file].sha256 if s.file else "") for s in stages.made]
     return digest_of(
         [
             manifest.checkpoint.model_dump(mode="json"),
             manifest.labels,
             manifest.graph.opset,
-            [(h.name, manifest.files[h.file].sha256 if h.file else "") for h in plan.hops],
-            dict(plan.steps.answer_options),
-            request.device,
+            hashes,
+            dict(stages.pipeline.answer_options),
+            options.device,
             server,
             dataset.kind,
             versions(manifest),
@@ -65,8 +62,10 @@ def results_key(
 
 
 def _contents(repository: Path, manifest: Manifest) -> list[tuple[str, str]]:
-    """Hashes of the files of a model's newest version, settings included."""
-    version = str(newest_version(repository, manifest.name))
+    """Names and hashes of the files of a model's newest version, settings included."""
+    from ..serving.layout import CONFIG, live_version, model_names
+
+    version = str(live_version(repository, manifest.name))
     found = []
     for name in model_names(manifest.name):
         folder = repository / name
@@ -78,23 +77,19 @@ def _contents(repository: Path, manifest: Manifest) -> list[tuple[str, str]]:
     return found
 
 
-def versions(manifest: Manifest) -> dict[str, str]:
-    """Of Python and the packages that figures depend on, and of those the model was exported
-    with where they are others."""
-    found = {"python": platform.python_version()}
-    installed = {d.name.lower(): d.version for d in metadata.distributions()}
-    found |= {name: installed[name] for name in _PACKAGES if name in installed}
+def versions(manifest: Manifest | None = None) -> dict[str, str]:
+    """Versions of Python and of the packages that figures depend on, here and at the export."""
+    found = {"python": platform.python_version(), **tool_versions(*_PACKAGES)}
     others = {
         f"{name} at the export": version
-        for name, version in manifest.versions.items()
+        for name, version in (manifest.versions.items() if manifest else ())
         if found.get(name, version) != version
     }
     return found | others
 
 
 def hardware(device: str) -> dict[str, str]:
-    """The processor, its cores and the instruction sets that matter here, memory, and a GPU in
-    use."""
+    """The processor with its cores and instruction sets, the memory, and the GPU if one is used."""
     found = {
         "system": f"{platform.system()} {platform.machine()}",
         "processor": platform.processor() or platform.machine(),
@@ -106,8 +101,8 @@ def hardware(device: str) -> dict[str, str]:
         fields = {k.strip(): v.strip() for k, _, v in (line.partition(":") for line in lines)}
         found["processor"] = fields.get("model name", found["processor"])
         flags = fields.get("flags", "").split()
-        wanted = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_tile")
-        found["instruction sets"] = ", ".join(f for f in wanted if f in flags) or "none of note"
+        known = ", ".join(name for name in _INSTRUCTION_SETS if name in flags)
+        found["instruction sets"] = known or f"none of {', '.join(_INSTRUCTION_SETS)}"
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     found["memory"] = f"{memory / 2**30:.0f} GiB"
     if device == "cuda":
@@ -117,30 +112,27 @@ def hardware(device: str) -> dict[str, str]:
     return found
 
 
-def notes(manifest: Manifest, dataset: Dataset, request: Request) -> tuple[str, ...]:
-    """What a reader must know about the figures."""
+def notes(manifest: Manifest, dataset: Dataset, options: ValidateOptions) -> tuple[str, ...]:
+    """Remarks that a reader of the figures must know."""
     found = []
     if not manifest.trained:
         found.append(
-            "The weights are untrained: these figures show how the hops agree; about accuracy they "
-            "say nothing."
+            "The weights are untrained: the figures show how far the stages agree, and say nothing "
+            "about accuracy."
         )
-    if request.max_drop is None and any(v.by_gate for v in manifest.verdicts.values()):
+    if options.max_drop is None and any(v.by_gate for v in manifest.verdicts.values()):
         found.append(
             "Without --max-drop this run does not undo the verdict of a gate on the same file."
         )
-    if request.dataset is None:
-        found.append("No labels: the verdict rests on agreement with the reference.")
-        if manifest.task is Task.DETECTION:
-            found.append(
-                "This project has no detector that learnt something, so nothing here measures how "
-                "much average precision a hop costs; with --dataset coco it is measured on yours."
-            )
-    if request.against == "onnx":
+    if options.dataset is None:
+        found.append(
+            "The images have no labels: the verdict rests on agreement with the reference."
+        )
+    if options.against == "onnx":
         found.append("The reference is model.onnx, not the PyTorch model: no verdict is recorded.")
     found += dataset.notes
     if len(dataset) < dataset.available:
-        found.append(f"{len(dataset):,} of {dataset.available:,} images, evenly spread.")
+        found.append(f"{len(dataset):,} of {dataset.available:,} images were used, evenly spread.")
     return tuple(found)
 
 

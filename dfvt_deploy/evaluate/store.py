@@ -1,95 +1,132 @@
-"""Results of single images, stored as they come, so that an interrupted run goes on.
+"""Results of single images in an SQLite database, so that an interrupted run goes on.
 
-One JSON document a line, in a file whose name is a hash of what the results depend on beside the
-images: the files of the model, the hops, the server. What a line depends on of its image (file
-size and time, truth) is in the line, so that more images, or fewer, reuse what is there.
+The database's name is a hash of what the results depend on beside the images: the files of the
+model, the stages and the server. A row is found by its image's id and by a digest of the image's
+file and truth, so runs on more or fewer images share results.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+import sqlite3
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import IO, Any
+from typing import Any
 
-from ..errors import ArtifactError
+from pydantic import Field
+
+from ..compare.agreement import Agreement
+from ..errors import ArtifactError, StageFailed
+from ..manifest import Record
+from .results import Unjudged
+
+#: An image's id and its digest; see `run.sample_digest`.
+Key = tuple[str, str]
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS results (
+    image BLOB, digest TEXT, result TEXT NOT NULL, PRIMARY KEY (image, digest)
+) WITHOUT ROWID
+"""
+
+
+class StageRecord(Record):
+    """One image at one stage: how much of each class id was answered, the agreement with the stage
+    before it (None for the reference) and with the reference (None where that is the stage before
+    it), and the metric's result, where the image has a truth."""
+
+    classes: dict[int, float]
+    milliseconds: float
+    step: Agreement | None = None
+    total: Agreement | None = None
+    result: dict[str, Any] | None = None
+
+
+class ImageRecord(Record):
+    """One image at all stages, or the refusal that ended its way."""
+
+    stages: dict[str, StageRecord] = Field(default_factory=dict)
+    refused: Unjudged | None = None
+
+
+class ResultStore:
+    """The results of one database, which survive the end of the process. Raises ArtifactError where
+    it is damaged, StageFailed where it cannot be written."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._database: sqlite3.Connection | None = None
+
+    def __enter__(self) -> ResultStore:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self._database = sqlite3.connect(self.path, isolation_level=None)
+        except sqlite3.OperationalError as error:
+            raise self._unusable(error) from error
+        try:
+            # With a write-ahead log and this level, a killed process loses nothing it committed.
+            self._execute("PRAGMA journal_mode = wal")
+            self._execute("PRAGMA synchronous = normal")
+            ((state,),) = self._execute("PRAGMA quick_check(1)")
+            if state != "ok":
+                raise self.damaged(" ".join(state.split()))
+            self._execute(_SCHEMA)
+        except BaseException:
+            self._database.close()
+            raise
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        assert self._database is not None
+        self._database.close()
+
+    def __contains__(self, key: Key) -> bool:
+        return bool(self._execute("SELECT 1 FROM results WHERE image = ? AND digest = ?", key))
+
+    def append(self, key: Key, record: ImageRecord) -> None:
+        """Store the result of an image."""
+        # pydantic writes no NaN and no file name that is not UTF-8; both occur in results.
+        text = json.dumps(record.model_dump(exclude_none=True))
+        self._execute("INSERT OR REPLACE INTO results VALUES (?, ?, ?)", key, text)
+
+    def read(self, keys: Sequence[Key]) -> Iterator[tuple[str, ImageRecord]]:
+        """Image ids and their results in the order of the keys, one at a time."""
+        for key in keys:
+            rows = self._execute("SELECT result FROM results WHERE image = ? AND digest = ?", key)
+            try:
+                ((text,),) = rows
+                yield key[0], ImageRecord.model_validate(json.loads(text))
+            except (ValueError, TypeError) as error:
+                first = str(error).partition("\n")[0]
+                raise self.damaged(f"result of {key[0]}: {first}") from error
+
+    def _execute(self, statement: str, key: Key | None = None, *more: str) -> list[tuple[Any, ...]]:
+        assert self._database is not None
+        # An id may hold bytes of a file name that are not UTF-8, which SQLite's text refuses.
+        values = () if key is None else (key[0].encode(errors="surrogatepass"), key[1], *more)
+        try:
+            return self._database.execute(statement, values).fetchall()
+        except sqlite3.OperationalError as error:
+            raise self._unusable(error) from error
+        except sqlite3.DatabaseError as error:
+            raise self.damaged(error) from error
+
+    def _unusable(self, error: sqlite3.OperationalError) -> StageFailed:
+        return StageFailed(f"{self.path} cannot be used: {error}")
+
+    def damaged(self, what: object) -> ArtifactError:
+        """The error to raise where what was stored cannot be what this program wrote."""
+        return ArtifactError(f"{self.path} is damaged ({what}); start over with --fresh")
+
+
+def remove_store(path: Path) -> None:
+    """Delete a database with the files that SQLite keeps beside it."""
+    for suffix in ("", "-wal", "-shm"):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
 
 
 def digest_of(document: Any) -> str:
     """Hex SHA-256 of plain data."""
     text = json.dumps(document, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-class ResultStore:
-    """Results by image, appended to one file and flushed one by one.
-
-    A last line that a killed process left unfinished is dropped on opening. Only the places of
-    the lines are held in memory.
-
-    Raises (on entering):
-        ArtifactError: the file is damaged elsewhere.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._places: dict[tuple[str, str], int] = {}
-        self._file: IO[bytes] | None = None
-
-    def __enter__(self) -> ResultStore:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = self.path.open("a+b")
-        try:
-            self._file.truncate(self._find_lines(self._file))
-        except BaseException:
-            self._file.close()
-            raise
-        return self
-
-    def _find_lines(self, file: IO[bytes]) -> int:
-        """Where the last whole line ends."""
-        file.seek(0)
-        end = 0
-        for number, line in enumerate(file, start=1):
-            if not line.endswith(b"\n"):
-                break
-            try:
-                entry = json.loads(line)
-                self._places[entry["id"], entry["digest"]] = end
-            except (ValueError, KeyError, TypeError) as error:
-                raise ArtifactError(
-                    f"{self.path} line {number} is damaged ({error}); start over with --fresh"
-                ) from error
-            end += len(line)
-        return end
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        assert self._file is not None
-        self._file.close()
-
-    def __contains__(self, key: tuple[str, str]) -> bool:
-        """Whether there is a result for an image's id and digest."""
-        return key in self._places
-
-    def append(self, image: str, digest: str, result: Mapping[str, Any]) -> None:
-        """Store an image's result; it survives the process from here on."""
-        assert self._file is not None
-        line = json.dumps({"id": image, "digest": digest, **result}).encode() + b"\n"
-        place = self._file.seek(0, 2)
-        self._file.write(line)
-        self._file.flush()
-        self._places[image, digest] = place
-
-    def read(self, keys: list[tuple[str, str]]) -> Iterator[dict[str, Any]]:
-        """The results of images in this order, one by one."""
-        assert self._file is not None
-        for key in keys:
-            self._file.seek(self._places[key])
-            yield json.loads(self._file.readline())

@@ -1,349 +1,231 @@
-"""`validate`: how much was lost between PyTorch and a served answer, where, and if it may be."""
+"""`validate`: what is lost between PyTorch and a served answer, where, and whether it may be."""
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from ..artifact import Artifact, Manifest, Verdict, now, open_artifact, update_manifest
+from ..artifact import Artifact, open_artifact
+from ..cores import usable_cores
 from ..data import SAMPLES
-from ..errors import ArtifactError, BadInput
-from ..files import locked, staged
-from ..progress import stage
-from ..runners.triton import Protocol
-from ..types import Precision
-from . import passing, planning, provenance
-from .account import Account, account_of, class_changes, concluded, judged_hops
-from .planning import Live, Plan
-from .request import Against, Device, Request
-from .store import ResultStore
-from .verdict import HopResult, ImageChange, LayerComparison, Validation, failed_in_step
+from ..errors import BadInput
+from ..files import locked
+from ..progress import spinner
+from ..provenance import now
+from ..text_files import printable
+from . import provenance, run
+from .build_stages import Stages, build_stages, check_files
+from .judge import conclude, judge
+from .live_server import LiveServer, live_server, served_file
+from .options import ValidateOptions
+from .pictures import drawn_changes
+from .record import record_validation
+from .report import report_template
+from .results import TensorComparison, Validation
+from .store import ResultStore, remove_store
+from .summary import Summary, class_changes, reference_level, stage_results, summarise
 
 if TYPE_CHECKING:
-    from .datasets import Dataset, Kind
+    from torch import nn
 
-#: Results of single images, in the folder of the model.
+    from .datasets.sample import Dataset
+
+#: The folder of stored results, within the folder of the model.
 RESULTS = "validation"
 
 _MOST_WORKERS = 4
 
 
-def validate(
-    model: str | Path,
-    *,
-    checkpoint: str | Path | None = None,
-    precisions: Sequence[Precision | str] | None = None,
-    engines: Sequence[str] | None = None,
-    serve: bool = False,
-    repository: str | Path = "model_repository",
-    url: str | None = None,
-    protocol: Protocol = "grpc",
-    served: str | None = None,
-    dataset: Kind | None = None,
-    data: str | Path | None = None,
-    images: str | Path | None = None,
-    limit: int | None = None,
-    max_drop: float | None = None,
-    against: Against = "fp32",
-    device: Device = "cpu",
-    workers: int | None = None,
-    threads: int | None = None,
-    layers: str | None = None,
-    fresh: bool = False,
-) -> Validation:
-    """Pass the same images through every form of a model and compare each with the one before it
-    and with the float32 PyTorch model.
+def validate(model: str | Path, **options: Any) -> Validation:
+    """Pass the same images through every form of a model, and compare each form with the one before
+    it and with the float32 PyTorch model.
 
-    The verdict about each file goes into the manifest, a report (HTML and JSON) beside it. Results
-    of single images are stored as they come; a run that was interrupted goes on where it stopped.
-    A gate that fails is a result, not an error; see `Validation.outcome`.
+    The reports (HTML and JSON) and the verdict about each file are written into the folder of the
+    model. Results of single images are stored as they come, so an interrupted run goes on where it
+    stopped. A gate that fails is a result and not an error: see `Validation.outcome`.
 
-    Args:
-        model: folder of the exported model (`exports/<name>`).
-        checkpoint: the file it was exported from (or `published`); found by itself for untrained
-            and published weights, and in the working directory.
-        precisions: of the converted files to include; all that exist by default.
-        engines: file names of TensorRT plans; by default all that exist and run here.
-        serve: start a server on `repository` and include what it serves.
-        url: `host:port` of a running server instead.
-        served: with `url`, the file behind the server's network; `model.onnx` by default.
-        dataset: kind of the labelled images in `data`; see docs/datasets.md.
-        images: a folder of images without labels; the package's samples by default.
-        limit: most images, evenly spread.
-        max_drop: points that the dataset's metric may fall by; needs labels.
-        against: `fp32`, the PyTorch model, or `onnx`, model.onnx where the checkpoint is not at
-            hand; no verdict is recorded then.
-        device: of PyTorch and onnxruntime.
-        workers: threads that decode and preprocess.
-        threads: of one operator in onnxruntime and PyTorch.
-        layers: also compare the inner tensors of this hop's ONNX file with those of model.onnx.
-        fresh: forget stored results.
-
-    Raises:
-        BadInput: options, files or images that cannot be used, with what to do.
-        StageFailed: a form of the model cannot be run.
-        ServerFailed: the server did not start, died, or does not answer.
+    model: folder of the exported model (`exports/<name>`).
+    options: the fields of `ValidateOptions` by name.
+    Raises BadInput for options, files or images that cannot be used, StageFailed where a stage
+    cannot run, ServerFailed where the server did not start, died, or does not answer.
     """
-    started = time.perf_counter()
-    request = Request(
-        checkpoint=checkpoint,
-        precisions=None if precisions is None else tuple(Precision(p) for p in precisions),
-        engines=engines,
-        serve=serve,
-        repository=Path(repository),
-        url=url,
-        protocol=protocol,
-        served=served,
-        dataset=dataset,
-        data=None if data is None else Path(data),
-        images=None if images is None else Path(images),
-        limit=limit,
-        max_drop=max_drop,
-        against=against,
-        device=device,
-        workers=workers,
-        threads=threads,
-        layers=layers,
-    )
-    artifact = open_artifact(model)
-    chosen = _dataset(artifact.manifest, request)
-    with ExitStack() as stack, _torch_threads(request):
-        live = _live(artifact, request, stack)
-        plan = planning.plan(artifact, request, live, stack)
-        _check_layers(request, plan)
-        key = provenance.results_key(artifact, plan, request, live, chosen)
-        account = _passed_through(artifact, plan, request, live, chosen, key, fresh)
-        found = _found(artifact, plan, request, chosen, account)
-        found = found.model_copy(update={"seconds": round(time.perf_counter() - started, 1)})
-        return _recorded(found, artifact, plan, request, chosen, key)
+    directory = Path(model)
+    if not directory.name:
+        directory = directory.resolve()
+    return validate_with(ValidateOptions(model=directory.name, exports=directory.parent, **options))
 
 
-def _dataset(manifest: Manifest, request: Request) -> Dataset:
+def validate_with(options: ValidateOptions) -> Validation:
+    """`validate` with its options as one object."""
     from .datasets import open_dataset
 
-    kind = request.dataset or "images"
-    data = request.data or request.images or SAMPLES
-    with stage("checking the images"):
-        return open_dataset(kind, data, manifest, request.limit)
+    started = time.perf_counter()
+    artifact = open_artifact(options.directory)
+    served = served_file(artifact, options)
+    check_files(artifact, options, served)
+    report_template()  # A package that is missing is an error before the work, not after it.
+    _make_results_folder(artifact)
+    with ExitStack() as stack, _torch_threads(options):
+        model = _reference_model(artifact, options)
+        live = None
+        if served and options.url:
+            live = live_server(artifact, options, served, stack)
+        with spinner("checking the images"):
+            data = options.data or options.images or SAMPLES
+            kind = options.dataset or "images"
+            dataset = open_dataset(kind, data, artifact.manifest, options.limit)
+        if served and options.serve:  # started last, as it takes longest
+            live = live_server(artifact, options, served, stack)
+        stages = build_stages(artifact, options, model, live, stack)
+        key = provenance.results_key(artifact, stages, options, live, dataset)
+        summary = _pass_images(artifact, options, stages, dataset, live, key)
+        found = _found(artifact, options, stages, dataset, summary, key)
+        found = found.model_copy(update={"seconds": round(time.perf_counter() - started, 1)})
+        samples = {printable(sample.id): sample for sample in dataset.samples}
+        with spinner(f"{found.model}: drawing the images that changed most"):
+            pictures = drawn_changes(found, stages, samples)
+        record_validation(found, pictures, artifact.directory, verdicts=options.against == "fp32")
+        return found
+
+
+def _make_results_folder(artifact: Artifact) -> None:
+    folder = artifact.directory / RESULTS
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise BadInput(
+            f"{folder} cannot be made ({error.strerror}); results and reports are written beside "
+            "the model"
+        ) from error
+
+
+def _reference_model(artifact: Artifact, options: ValidateOptions) -> nn.Module | None:
+    """The PyTorch model; None where model.onnx is the reference."""
+    if options.against == "onnx":
+        return None
+    from ..models.build import model_from_manifest
+
+    with spinner(f"{artifact.manifest.name}: building the PyTorch model"):
+        return model_from_manifest(artifact.manifest, options.checkpoint)
 
 
 @contextmanager
-def _torch_threads(request: Request) -> Iterator[None]:
-    if request.threads is None or request.against != "fp32":
+def _torch_threads(options: ValidateOptions) -> Iterator[None]:
+    if options.threads is None or options.against == "onnx":
         yield
         return
     import torch
 
     before = torch.get_num_threads()
-    torch.set_num_threads(request.threads)
+    torch.set_num_threads(options.threads)
     try:
         yield
     finally:
         torch.set_num_threads(before)
 
 
-def _live(artifact: Artifact, request: Request, stack: ExitStack) -> Live | None:
-    if request.serve:
-        from ..serving.server import TritonServer
-
-        file = planning.served_file(artifact, request.repository)
-        server = stack.enter_context(TritonServer(request.repository))
-        url = server.grpc_url if request.protocol == "grpc" else server.http_url
-        return Live(url, request.protocol, file, request.repository)
-    if request.url is None:
-        return None
-    served = request.served or "model.onnx"
-    if served not in artifact.manifest.files:
-        raise ArtifactError(
-            f"--served {served} is none of {', '.join(artifact.manifest.files)} in "
-            f"{artifact.directory}"
-        )
-    return Live(request.url, request.protocol, served)
-
-
-def _check_layers(request: Request, plan: Plan) -> None:
-    comparable = [hop.name for hop in plan.hops if hop.changes]
-    if request.layers is not None and request.layers not in comparable:
-        raise BadInput(
-            f"--layers {request.layers} is none of {', '.join(comparable) or 'the hops here'}: "
-            "inner tensors are compared between model.onnx and an ONNX file made from it"
-        )
-
-
-def _passed_through(
+def _pass_images(
     artifact: Artifact,
-    plan: Plan,
-    request: Request,
-    live: Live | None,
+    options: ValidateOptions,
+    stages: Stages,
     dataset: Dataset,
+    live: LiveServer | None,
     key: str,
-    fresh: bool,
-) -> Account:
-    """Pass the images that have no stored result through the hops, and add all up."""
-    from .metrics import METRICS
+) -> Summary:
+    """Pass the images that have no stored result through the stages, and add all results up."""
+    from .metrics import metric_of
 
-    metric = METRICS[artifact.manifest.task] if request.dataset else None
-    workers = request.workers or min(_MOST_WORKERS, os.cpu_count() or 1)
+    task = artifact.manifest.task
+    metric = metric_of(task) if options.dataset else None
+    workers = options.workers or min(_MOST_WORKERS, usable_cores())
     folder = artifact.directory / RESULTS
-    folder.mkdir(exist_ok=True)
-    path = folder / f"{key}.jsonl"
+    path = folder / f"{key}.sqlite"
     with locked(folder):
-        # What a server behind a URL serves may be another model by now.
-        elsewhere = live is not None and live.repository is None
-        if fresh or (elsewhere and _complete(path, dataset)):
-            path.unlink(missing_ok=True)
+        fresh = options.fresh
+        if live is not None and live.repository is None and path.is_file():
+            # The server at --url may serve another model since a run that was complete, and no hash
+            # would tell.
+            with ResultStore(path) as store:
+                stored = ((s.id, run.sample_digest(s)) in store for s in dataset.samples)
+                fresh = fresh or all(stored)
+        if fresh:
+            remove_store(path)
         with ResultStore(path) as store:
-            keys = passing.run_hops(plan.hops, plan.steps, dataset.samples, metric, store, workers)
-            return account_of(plan, artifact.manifest.task, metric, store, keys)
-
-
-def _complete(path: Path, dataset: Dataset) -> bool:
-    """Whether every image has a stored result."""
-    if not path.is_file():
-        return False
-    with ResultStore(path) as store:
-        return all((s.id, passing.sample_digest(s)) in store for s in dataset.samples)
+            keys = run.run_stages(
+                stages.made, stages.pipeline, dataset.samples, metric, store, workers
+            )
+            return summarise([stage.name for stage in stages.made], task, metric, store, keys)
 
 
 def _found(
-    artifact: Artifact, plan: Plan, request: Request, dataset: Dataset, account: Account
+    artifact: Artifact,
+    options: ValidateOptions,
+    stages: Stages,
+    dataset: Dataset,
+    summary: Summary,
+    key: str,
 ) -> Validation:
+    """Judge the stages and put everything together that the report shows."""
     manifest = artifact.manifest
-    reference = plan.hops[0].name
-    with stage(f"{manifest.name}: judging {account.images:,} images"):
-        judged = judged_hops(plan, artifact, account, request.max_drop)
-    guilty, outcome, reason = concluded(list(judged.values()), account)
-    shown = guilty if guilty in judged and guilty != reference else plan.hops[-1].name
-    command = request.command(artifact)
+    reference = stages.made[0]
+    metric = summary.metric.names[0] if summary.metric else None
+    with spinner(f"{manifest.name}: judging {summary.images:,} images"):
+        level = reference_level(summary, reference.name, manifest.num_classes)
+        finds_nothing = not summary.stages[reference.name].classes
+        judged = tuple(
+            judge(result, level, finds_nothing=finds_nothing)
+            for result in stage_results(stages.made, artifact, summary, options.max_drop, level)
+        )
+    concluded = conclude(judged, summary.images, summary.refused, summary.unjudged, metric, level)
+    names = [stage.name for stage in stages.made]
+    shown = concluded.culprit if concluded.culprit in names[1:] else names[-1]
+    command = options.command_line()
+    files = [stage.file for stage in judged if stage.file]
     return Validation(
         model=manifest.name,
         task=manifest.task,
         created=now(),
         command=command,
-        commands=(
-            manifest.command,
-            *(record.command for record in manifest.conversions.values()),
-            command,
-        ),
-        outcome=outcome,
-        guilty=guilty,
-        reason=reason,
-        reference=plan.hops[0].title,
-        dataset=dataset.name if request.dataset is None else f"{dataset.name} ({dataset.kind})",
-        images=account.images,
-        metric=account.metric.names[0] if account.metric else None,
-        max_drop=request.max_drop,
-        hops=tuple(judged.values()),
-        not_run=tuple(plan.not_run),
-        unjudged=tuple(account.unjudged),
-        refused=account.refusals,
+        commands=(*dict.fromkeys(manifest.files[file].command for file in files), command),
+        **vars(concluded),
+        reference=reference.title,
+        dataset=dataset.name if metric is None else f"{dataset.name} ({dataset.kind})",
+        images=summary.images,
+        metric=metric,
+        max_drop=options.max_drop,
+        reference_level=level,
+        stages=judged,
+        not_run=tuple(stages.not_run),
+        unjudged=tuple(summary.unjudged),
+        refused=summary.refused,
         shown=shown,
         classes=class_changes(
-            manifest.task,
-            account.metric,
+            summary.metric,
             manifest.labels,
-            account.hops[reference],
-            account.hops[shown],
+            summary.stages[reference.name],
+            summary.stages[shown],
         ),
-        changed=tuple(
-            ImageChange(image=image, change=round(change, 6))
-            for change, _, image in sorted(account.hops[shown].worst, reverse=True)
-            if change > 0
-        ),
-        layers=_layers(artifact, plan, request, dataset),
-        notes=provenance.notes(manifest, dataset, request),
+        changed=summary.stages[shown].most_changed(),
+        layers=_inner_tensors(artifact, options, stages, dataset),
+        notes=provenance.notes(manifest, dataset, options),
         checkpoint=provenance.checkpoint_text(manifest),
         versions=provenance.versions(manifest),
-        hardware=provenance.hardware(request.device),
+        hardware=provenance.hardware(options.device),
         seconds=0,
+        reports={kind: f"validation-{key}.{kind}" for kind in ("json", "html")},
     )
 
 
-def _layers(
-    artifact: Artifact, plan: Plan, request: Request, dataset: Dataset
-) -> LayerComparison | None:
-    if request.layers is None:
+def _inner_tensors(
+    artifact: Artifact, options: ValidateOptions, stages: Stages, dataset: Dataset
+) -> TensorComparison | None:
+    if options.layers is None:
         return None
-    from .layers import compare_layers
+    from .inner_tensors import compare_inner_tensors
 
-    with stage(f"{request.layers}: comparing inner tensors"):
-        hop = plan.find(request.layers)
-        return compare_layers(artifact, hop, plan.steps, dataset.samples, request.threads)
-
-
-def _recorded(
-    found: Validation,
-    artifact: Artifact,
-    plan: Plan,
-    request: Request,
-    dataset: Dataset,
-    key: str,
-) -> Validation:
-    """Write the reports, then the verdicts into the manifest."""
-    from .report import drawn_changes, html_report
-
-    names = {kind: f"validation-{key}.{kind}" for kind in ("json", "html")}
-    found = found.model_copy(update={"reports": names})
-    samples = {sample.id: sample for sample in dataset.samples}
-    with stage(f"{found.model}: drawing the images that changed most"):
-        pictures = drawn_changes(found, plan, samples)
-    with (
-        staged(artifact.directory / names["json"]) as json_file,
-        staged(artifact.directory / names["html"]) as html_file,
-    ):
-        json_file.write_text(found.model_dump_json(indent=2) + "\n", encoding="utf-8")
-        html_file.write_text(html_report(found, pictures), encoding="utf-8")
-    if request.against == "fp32":
-        update_manifest(artifact.directory, lambda manifest: with_verdicts(manifest, found))
-    return found
-
-
-def with_verdicts(manifest: Manifest, found: Validation) -> Manifest:
-    """The manifest with a verdict for each file that was judged and is still the same.
-
-    What a hop before a file broke, the file has in it, whatever the dataset says. A gate's verdict
-    on a file is not undone by a run without a gate that passes.
-    """
-    verdicts = dict(manifest.verdicts)
-    for hop in found.hops:
-        if hop.file is None or hop.outcome == "reference":
-            continue
-        record = manifest.files.get(hop.file)
-        if record is None or record.sha256 != hop.sha256:
-            continue
-        outcome = "failed" if found.refused or _broken_before(found, hop) else hop.outcome
-        stands = Artifact(Path(), manifest).verdict(hop.file)
-        if outcome == "passed" and hop.gate is None and stands is not None and stands.by_gate:
-            continue
-        verdicts[hop.file] = Verdict(
-            verdict=outcome,
-            file_sha256=record.sha256,
-            created=found.created,
-            command=found.command,
-            dataset=found.dataset,
-            images=found.images,
-            metric=found.metric or "agreement",
-            figures=_verdict_figures(hop),
-            report=found.reports["json"],
-        )
-    return manifest.model_copy(update={"verdicts": verdicts})
-
-
-def _broken_before(found: Validation, hop: HopResult) -> bool:
-    """Whether a hop on the way to this one changed what it should not."""
-    while hop.source is not None:
-        hop = found.hop(hop.source)
-        if failed_in_step(hop):
-            return True
-    return False
-
-
-def _verdict_figures(hop: HopResult) -> dict[str, float]:
-    if hop.gate is not None:
-        gate = hop.gate
-        return {"drop": gate.drop, "upper_bound": gate.upper_bound, "limit": gate.limit}
-    return {check.name: check.figure for check in hop.total_checks}
+    stage, pipeline = stages.find(options.layers), stages.pipeline
+    with spinner(f"{options.layers}: comparing inner tensors"):
+        return compare_inner_tensors(artifact, stage, pipeline, dataset.samples, options.threads)

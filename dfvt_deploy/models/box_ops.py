@@ -1,4 +1,7 @@
-"""Boxes (..., 4) as x1, y1, x2, y2 in pixels; float32, with the published order of operations."""
+"""Arithmetic of boxes (..., 4): x1, y1, x2, y2 in pixels, float32.
+
+The order of operations is the published one, so that rounding is the same.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +10,10 @@ import math
 import torch
 from torch import Tensor
 
-#: x1, y1, x2, y2 of many boxes, apart.
+#: x1, y1, x2 and y2 of many boxes, one tensor each.
 Corners = tuple[Tensor, Tensor, Tensor, Tensor]
 
-#: Width and height change by at most this factor's logarithm per decoding.
+#: The largest change of the logarithm of a width or height in one decoding.
 MAX_LOG_RATIO = abs(math.log(16 / 1000))
 
 
@@ -27,17 +30,15 @@ def decode(anchors: Tensor, deltas: Tensor) -> Tensor:
 
 
 def clip(boxes: Tensor, image_sizes: Tensor) -> Tensor:
-    """Clip boxes (N, ..., 4) to 0..width and 0..height of image_sizes (N, 2), height first."""
+    """Clip boxes (N, ..., 4) to images of `image_sizes` (N, 2), height first."""
     limits = image_sizes.flip(1).repeat(1, 2).to(boxes.dtype)
     limits = limits.reshape(-1, *(1,) * (boxes.ndim - 2), 4)
     return torch.minimum(boxes.clamp(min=0), limits)
 
 
 def iou(a: Corners, b: Corners) -> Tensor:
-    """Intersection over union, broadcast; NaN for two empty boxes.
-
-    NaN compares false with every threshold, as in the published NMS.
-    """
+    """Intersection over union of boxes that broadcast with each other. It is NaN for two empty
+    boxes, which compares false with every threshold, as in the published NMS."""
     ax1, ay1, ax2, ay2 = a
     bx1, by1, bx2, by2 = b
     width = (torch.minimum(ax2, bx2) - torch.maximum(ax1, bx1)).clamp(min=0)

@@ -1,52 +1,20 @@
-"""The nine models by task and variant."""
+"""The models by task and variant, untrained or with the weights that a manifest records."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import torch
 from torch import nn
 
-from ..errors import BadInput
-from ..types import Nms, Task, Variant
-from .backbone import VARIANTS
-from .classifier import Classifier
-from .mask_rcnn import MaskRCNN
-from .upernet import UPerNet
-
-#: Class counts of the published models (background not counted).
-PUBLISHED_CLASSES: Mapping[Task, int] = {
-    Task.CLASSIFICATION: 1000,
-    Task.DETECTION: 80,
-    Task.SEGMENTATION: 150,
-}
-
-#: Most classes of a model: what a 16-bit class map can tell apart.
-MAX_CLASSES = 65_536
-
-#: Models of a backbone and a class count. A detector also takes its NMS.
-BUILDERS: Mapping[Task, Callable[..., nn.Module]] = {
-    Task.CLASSIFICATION: Classifier,
-    Task.DETECTION: MaskRCNN,
-    Task.SEGMENTATION: UPerNet,
-}
-
-#: NMS that each detector was published with.
-PUBLISHED_NMS: Mapping[Variant, Nms] = {
-    Variant.T: Nms.HARD,
-    Variant.S: Nms.HARD,
-    Variant.B: Nms.SOFT,
-}
-
-
-#: A detector's untrained last layers are milder, so that boxes keep an area and scores spread, and
-#: lean towards background, so that not every slot fills.
-_UNTRAINED_GAIN = {
-    "rpn_head.rpn_cls.weight": 0.3,
-    "rpn_head.rpn_reg.weight": 0.05,
-    "roi_head.bbox_head.fc_reg.weight": 0.3,
-}
-_UNTRAINED_BACKGROUND = 10.0
+from ..errors import BadInput, CheckpointError
+from ..files import sha256_of
+from ..manifest import Manifest
+from ..types import MAX_CLASSES, Nms, Task, Variant
+from .checkpoint import load_backbone_checkpoint, load_checkpoint
+from .published import published_checkpoint
+from .task_model import model_of
+from .variants import VARIANTS
 
 
 def build_model(
@@ -55,15 +23,11 @@ def build_model(
     num_classes: int | None = None,
     nms: Nms | str | None = None,
 ) -> nn.Module:
-    """A model in eval mode, its parameters not set to anything useful; see `load_checkpoint`.
+    """Build a model in eval mode whose parameters hold nothing useful; see `load_checkpoint`.
 
-    Args:
-        num_classes: other than the published count, for a checkpoint of other classes.
-        nms: other than the published kind, for a detector.
-
-    Raises:
-        BadInput: no such task, variant or NMS, a class count out of range, or NMS for another task
-            than detection.
+    num_classes, nms: other than the published count and, for a detector, kind.
+    Raises BadInput where there is no such task, variant or NMS, a class count is out of range, or
+    NMS is given for a task that has none.
     """
     try:
         task, variant = Task(task), Variant(variant)
@@ -73,34 +37,89 @@ def build_model(
             f"{error}; tasks: {', '.join(Task)}; variants: {', '.join(Variant)}; "
             f"NMS: {', '.join(Nms)}"
         ) from None
-    if nms is not None and task is not Task.DETECTION:
+    entry = model_of(task)
+    if nms is not None and not entry.published_nms:
         raise BadInput(f"NMS is for detection; {task} has none")
-    classes = PUBLISHED_CLASSES[task] if num_classes is None else num_classes
+    classes = entry.num_classes if num_classes is None else num_classes
     if not 1 <= classes <= MAX_CLASSES:
         raise BadInput(f"num_classes {classes} is outside 1..{MAX_CLASSES}")
-    own = (nms or PUBLISHED_NMS[variant],) if task is Task.DETECTION else ()
-    return BUILDERS[task](VARIANTS[variant], classes, *own).eval()
+    own = (nms or entry.published_nms[variant],) if entry.published_nms else ()
+    return entry.network(VARIANTS[variant], classes, *own).eval()
 
 
 def fill_untrained(model: nn.Module, seed: int = 0) -> None:
-    """Give every parameter a deterministic random value that keeps activations in range.
-
-    For trying the tools without a checkpoint; what such a model answers means nothing.
-    """
+    """Give every parameter a deterministic random value that keeps activations in range, to try the
+    tools without a checkpoint; what the model answers means nothing."""
     generator = torch.Generator().manual_seed(seed)
+    entries = [model_of(task) for task in Task]
+    gains = {key: gain for entry in entries for key, gain in entry.untrained_gains.items()}
+    shifts = {key: shift for entry in entries for key, shift in entry.untrained_shifts.items()}
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.ndim > 1:
                 fan_in = parameter[0].numel()
-                gain = (2**0.5 if parameter.ndim == 4 else 1.0) * _UNTRAINED_GAIN.get(name, 1.0)
+                gain = (2**0.5 if parameter.ndim == 4 else 1.0) * gains.get(name, 1.0)
                 std = 0.02 if name.endswith("bias_table") else gain / fan_in**0.5
                 parameter.normal_(0.0, std, generator=generator)
             else:
                 mean = 0.0 if name.endswith("bias") else 1.0
                 parameter.normal_(mean, 0.02, generator=generator)
-            if name == "roi_head.bbox_head.fc_cls.bias":
-                parameter[-1] += _UNTRAINED_BACKGROUND
+            if name in shifts:
+                parameter[-1] += shifts[name]
 
 
 def count_parameters(model: nn.Module) -> int:
+    """How many numbers the parameters of a model hold."""
     return sum(parameter.numel() for parameter in model.parameters())
+
+
+def model_from_manifest(manifest: Manifest, checkpoint: str | Path | None = None) -> nn.Module:
+    """Build the model of an export again from the checkpoint it came from, given by its path or as
+    `published`. Without it, untrained weights are made again, published ones are taken from the
+    cache, and any other file from the path that `export` was given.
+
+    Raises CheckpointError where the file is not there, or its SHA-256 is not the manifest's.
+    """
+    record = manifest.checkpoint
+    model = build_model(manifest.task, manifest.variant, manifest.num_classes, manifest.nms)
+    if record.source in ("untrained", "backbone"):
+        fill_untrained(model)
+    if record.source == "untrained":
+        if checkpoint is not None:
+            raise CheckpointError(
+                f"{manifest.name} was exported without a checkpoint, so {checkpoint} is not its "
+                "own; leave --checkpoint out, or export again with it"
+            )
+        return model
+    path = _checkpoint_file(manifest, checkpoint)
+    found = sha256_of(path)
+    if found != record.sha256:
+        raise CheckpointError(
+            f"{path} is not the checkpoint of {manifest.name}: its SHA-256 is {found}, the "
+            f"manifest's {record.sha256}; give --checkpoint the file it was exported from, or "
+            "export again from this one"
+        )
+    load = load_backbone_checkpoint if record.source == "backbone" else load_checkpoint
+    load(model, path, record.weights)
+    return model
+
+
+def _checkpoint_file(manifest: Manifest, checkpoint: str | Path | None) -> Path:
+    record = manifest.checkpoint
+    published = checkpoint is None and record.source == "published"
+    if published or checkpoint == "published":
+        # A published backbone is the classifier's file.
+        task = Task.CLASSIFICATION if record.source == "backbone" else manifest.task
+        return published_checkpoint(task, manifest.variant)
+    path = Path(checkpoint or record.file or "")
+    try:
+        if path.is_file():
+            return path
+    except OSError as error:  # The file system does not take such a name.
+        raise CheckpointError(f"checkpoint {path}: {error.strerror}") from None
+    if checkpoint is not None:
+        raise CheckpointError(f"checkpoint {path} does not exist or is not a file")
+    raise CheckpointError(
+        f"{manifest.name} was exported from {record.file}, which is not there; "
+        "give --checkpoint the file, or compare with --against onnx, which gives no verdict"
+    )

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 CHANNELS = 256
 
-#: Strides of the pyramid's maps; the last is a subsampling of the one before.
+#: Strides of the pyramid's maps; the last map is a subsampling of the one before.
 STRIDES = (4, 8, 16, 32, 64)
 
 
@@ -25,13 +25,15 @@ class ConvModule(nn.Module):
 
 
 class FPN(nn.Module):
+    """Feature pyramid network."""
+
     def __init__(self, channels: Sequence[int]) -> None:
         super().__init__()
         self.lateral_convs = nn.ModuleList(ConvModule(c, CHANNELS, 1) for c in channels)
         self.fpn_convs = nn.ModuleList(ConvModule(CHANNELS, CHANNELS, 3) for _ in channels)
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
-        """Maps (N, Ci, H / stride, W / stride) of strides 4..32 to the five of `STRIDES`."""
+        """Merge maps (N, Ci, H / stride, W / stride) of strides 4 to 32 into five maps."""
         merged = [lateral(x) for lateral, x in zip(self.lateral_convs, maps, strict=True)]
         for i in reversed(range(len(merged) - 1)):
             above = F.interpolate(merged[i + 1], scale_factor=2.0, mode="nearest")

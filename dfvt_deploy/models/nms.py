@@ -1,13 +1,13 @@
 """Non-maximum suppression with fixed shapes: one code for eager PyTorch and the exported graph.
 
-Both forms are loops of a constant number of steps, which export as the ONNX operator Loop: in a
-trace they are compiled by TorchScript, which is why they are plain functions of tensors.
-Boxes of different groups (pyramid levels, classes) must not overlap: see `shift_groups`.
+Both forms are loops of a constant number of steps, which export as the ONNX operator Loop. While
+exporting, TorchScript compiles them, so they are plain functions of tensors.
+
+Shapes: N images, G groups (pyramid levels or classes), K boxes in each group. Boxes of different
+groups must not overlap, see `shift_groups`.
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,27 +15,25 @@ from torch import Tensor
 from ..types import Nms
 from .box_ops import Corners, iou
 
-#: Score of a slot that is empty, taken or suppressed.
+#: The score of a slot that is empty, taken or suppressed.
 REMOVED = -1.0
 
-#: Soft-NMS drops what has decayed below this.
+#: Soft-NMS drops a box whose score has decayed below this.
 MIN_SOFT_SCORE = 1e-3
 
 
 def top(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Values and indices (N, k) of the best of scores (N, M); of equals the lower index first."""
+    """Values and indices (N, k) of the best scores (N, M), of equals the lower index first."""
     if torch.onnx.is_in_onnx_export():
-        return scores.topk(k, dim=1)  # the ONNX operator keeps that order, torch.topk need not
+        return scores.topk(k, dim=1)  # The ONNX operator keeps that order; torch.topk need not.
     values, indices = scores.sort(dim=1, descending=True, stable=True)
     return values[:, :k], indices[:, :k]
 
 
 def shift_groups(boxes: Tensor, dim: int) -> Tensor:
-    """Move each group's boxes away from all others', as the published batched NMS does.
-
-    boxes (N, ..., 4), not negative, with groups along `dim` and zeros in empty slots. The rounding
-    this adds is part of the published result.
-    """
+    """Move the boxes (N, ..., 4), not negative, of each group along `dim` away from those of all
+    others, as the published code does; zeros are empty slots. The rounding that this adds is part
+    of the published result."""
     spacing = boxes.flatten(1).amax(1) + 1
     groups = torch.arange(boxes.shape[dim], device=boxes.device, dtype=boxes.dtype)
     groups = groups.reshape(-1, *(1,) * (boxes.ndim - 1 - dim))
@@ -43,13 +41,11 @@ def shift_groups(boxes: Tensor, dim: int) -> Tensor:
 
 
 def greedy_keep(boxes: Tensor, real: Tensor, threshold: float) -> Tensor:
-    """Greedy NMS within each group of boxes already sorted by score.
-
-    boxes (N, G, K, 4), real (N, G, K) bool; returns bool (N, G, K): real, and not overlapping a
-    better kept box by more than `threshold`.
-    """
+    """Greedy NMS within each group of boxes (N, G, K, 4) that are sorted by score; `real`, bool (N,
+    G, K), is false for empty slots. Returns bool (N, G, K): real boxes whose IoU with every better
+    kept box is at most `threshold`."""
     rank = torch.arange(boxes.shape[2], device=boxes.device)
-    # Row i, along the first axis so that the loop can read it: what box i suppresses.
+    # Row i says which boxes box i suppresses; rows are the first axis so that the loop reads them.
     rows = boxes.permute(2, 0, 1, 3)[:, :, :, None]
     overlaps = iou(_corners(rows), _corners(boxes)) > threshold
     suppressed = overlaps & (rank > rank[:, None, None, None])
@@ -63,61 +59,29 @@ def _corners(boxes: Tensor) -> Corners:
 
 @torch.jit.script_if_tracing  # type: ignore[untyped-decorator]
 def _suppress_in_turn(keep: Tensor, suppressed: Tensor) -> Tensor:
-    """keep (N, G, K); suppressed (K, N, G, K): what each box suppresses if it is kept."""
+    """Clear in `keep` (N, G, K), best first, what each kept box suppresses: bool (K, N, G, K)."""
     for i in range(suppressed.shape[0]):
-        # As a slice, TensorRT-RTX could not build the loop.
+        # TensorRT-RTX cannot build the loop with a slice in place of the select.
         keep = keep & ~(suppressed[i] & keep.select(2, i).unsqueeze(2))
     return keep
-
-
-def exported_keep(boxes: Tensor, scores: Tensor, threshold: float) -> Tensor:
-    """Hard NMS within each group by the ONNX operator; only while exporting.
-
-    boxes (N, G, K, 4), scores (N, G, K) with `REMOVED` in empty slots; returns bool (N, G, K).
-    """
-    _, groups, slots = scores.shape
-    # One row per kept box: group, 0, slot. Its true length is known at run time only.
-    kept = _NonMaxSuppression.apply(  # type: ignore[no-untyped-call]
-        boxes.flatten(0, 1), scores.reshape(-1, 1, slots), threshold
-    )
-    group, zero, slot = kept.unbind(1)
-    keep = torch.zeros_like(scores, dtype=torch.bool).flatten()
-    return keep.scatter(0, group * slots + slot, zero == 0).reshape(-1, groups, slots)
-
-
-class _NonMaxSuppression(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, boxes: Tensor, scores: Tensor, threshold: float) -> Tensor:
-        return torch.zeros(1, 3, dtype=torch.int64)  # what a trace needs is the rank
-
-    @staticmethod
-    def symbolic(g: Any, boxes: Any, scores: Any, threshold: float) -> Any:
-        most = g.op("Constant", value_t=torch.tensor([2**31 - 1]))  # no limit
-        overlap = g.op("Constant", value_t=torch.tensor([threshold]))
-        least = g.op("Constant", value_t=torch.tensor([REMOVED / 2]))
-        return g.op("NonMaxSuppression", boxes, scores, most, overlap, least)
 
 
 def select_best(
     boxes: Tensor, scores: Tensor, kind: Nms, threshold: float, count: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Take the best of all scores, suppress or decay its group by overlap, and so on.
+    """Take the best box of all groups `count` times, suppressing boxes of its group each time.
 
-    What is taken never scores more than what was taken before, so `count` steps give exactly the
-    first `count` of a complete NMS.
+    No box scores more than one taken before it, so the result is exactly the first `count` of a
+    complete NMS.
 
-    Args:
-        boxes: (N, G, K, 4), shifted; K boxes in each of G groups.
-        scores: (N, G, K), `REMOVED` in empty slots. Of equals, the lower group comes first, then
-            the lower slot.
-        kind: hard removes what overlaps by more than `threshold`; soft (linear) multiplies the
-            scores of what overlaps by at least that by 1 - IoU.
-        threshold: IoU.
-        count: steps.
+    boxes: (N, G, K, 4), shifted.
+    scores: (N, G, K), `REMOVED` in empty slots. Of equals, the lower group comes first, then the
+        lower slot.
+    kind: hard removes boxes whose IoU is above `threshold`; soft (linear) multiplies the scores of
+        boxes whose IoU is at least that by 1 - IoU.
 
-    Returns:
-        Groups and slots int64 (N, count) and scores (N, count), which are negative once nothing is
-        left.
+    Returns groups and slots int64 (N, count), and scores (N, count), which are negative once no box
+    is left.
     """
     corners = _corners(boxes.flatten(0, 1))
     return _select_in_turn(corners, scores, kind is Nms.SOFT, threshold, REMOVED, count)
@@ -132,7 +96,7 @@ def _select_in_turn(
     removed: float,
     count: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """As `select_best`, with corners (N * G, K) each."""
+    """The loop of `select_best`, with corners (N * G, K)."""
     batch, groups, slots = scores.shape
     device = scores.device
     slot_ids = torch.arange(slots, device=device)

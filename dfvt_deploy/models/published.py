@@ -1,4 +1,4 @@
-"""The authors' released checkpoints: downloaded once, resumed, and pinned by hash."""
+"""Downloads the authors' checkpoints: each once, resumed after an interruption, pinned by hash."""
 
 from __future__ import annotations
 
@@ -6,55 +6,44 @@ import json
 import os
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 
 from ..errors import BadInput, StageFailed
 from ..files import cache_directory, sha256_of, write_text
+from ..json_files import JsonError, read_json
 from ..progress import download_bar
 from ..types import Task, Variant
+from .task_model import model_of
 
 RELEASE_URL = "https://github.com/ginobilinie/DFvT/releases/download/Classification"
 
-RELEASE_FILES: Mapping[Variant, str] = {
-    Variant.T: "DFvT_T_7295.pth",
-    Variant.S: "DFvT_S_7829.pth",
-    Variant.B: "DFvT_B_8198.pth",
-}
-
-_TIMEOUT_S = 60
 _CHUNK = 2**18
 
 
-def published_checkpoint(
-    task: Task,
-    variant: Variant,
-    *,
-    cache: Path | None = None,
-    release_url: str | None = None,
-) -> Path:
-    """The authors' checkpoint of a model, downloaded into the cache if it is not there.
+def published_checkpoint(task: Task, variant: Variant, *, timeout: float = 60) -> Path:
+    """Return the path of the authors' checkpoint, and download it if the cache does not have it.
 
     The first download's SHA-256 is recorded beside the file (`<file>.json`). From then on a file
-    with another hash is refused, in the cache or downloaded anew. An interrupted download is
-    resumed. `$DFVT_DEPLOY_RELEASE_URL` names a mirror.
+    with another hash is refused, whether it lies in the cache or is downloaded again.
+    `$DFVT_DEPLOY_RELEASE_URL` names another place of the files than the authors' release. The
+    server may be silent for `timeout` seconds.
 
-    Raises:
-        BadInput: the authors published no checkpoint for this task.
-        StageFailed: not reachable, incomplete, or not the file that was recorded.
+    Raises BadInput where the authors published no checkpoint for this task, StageFailed where the
+    server cannot be reached, or the file is incomplete or has another hash than the recorded one.
     """
-    if task is not Task.CLASSIFICATION:
+    if (name := model_of(task).release_files.get(variant)) is None:
+        published = ", ".join(one for one in Task if model_of(one).release_files)
         raise BadInput(
-            f"the authors published no {task} checkpoint, only {Task.CLASSIFICATION}; "
+            f"the authors published no {task} checkpoint, only {published}; "
             "give --checkpoint a file"
         )
-    cache = cache or cache_directory()
-    base = release_url or os.environ.get("DFVT_DEPLOY_RELEASE_URL") or RELEASE_URL
-    file = cache / RELEASE_FILES[variant]
+    base = os.environ.get("DFVT_DEPLOY_RELEASE_URL") or RELEASE_URL
+    file = cache_directory() / name
     record = file.with_name(file.name + ".json")
     if not file.is_file():
-        download(f"{base}/{file.name}", file, expected_sha256=_recorded_hash(record))
+        url = f"{base}/{file.name}"
+        download(url, file, expected_sha256=_recorded_hash(record), timeout=timeout)
     sha256, recorded = sha256_of(file), _recorded_hash(record)
     if recorded is None:
         facts = {"url": f"{base}/{file.name}", "size": file.stat().st_size, "sha256": sha256}
@@ -71,24 +60,24 @@ def _recorded_hash(record: Path) -> str | None:
     if not record.is_file():
         return None
     try:
-        return str(json.loads(record.read_text(encoding="utf-8"))["sha256"])
-    except (ValueError, KeyError, TypeError) as error:
+        return str(read_json(record)["sha256"])
+    except (JsonError, KeyError, TypeError) as error:
         raise StageFailed(
             f"{record} is damaged ({error}); delete it to accept the file beside it as it is"
         ) from error
 
 
-def download(url: str, file: Path, *, expected_sha256: str | None = None) -> None:
-    """Download `url` to `file` with a progress bar, resuming what `<file>.part` already holds.
-
-    Raises:
-        StageFailed: not reachable, shorter or longer than the server said, or of another hash.
-    """
+def download(
+    url: str, file: Path, *, expected_sha256: str | None = None, timeout: float = 60
+) -> None:
+    """Download `url` to `file` with a progress bar, and go on behind what `<file>.part` holds.
+    Raises StageFailed where the server cannot be reached, or the file is shorter or longer than the
+    server said, or has another hash than `expected_sha256`."""
     part = file.with_name(file.name + ".part")
     validator_file = part.with_name(part.name + ".validator")
-    file.parent.mkdir(parents=True, exist_ok=True)
     try:
-        _fetch(url, part, validator_file)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        _fetch(url, part, validator_file, timeout)
     except urllib.error.HTTPError as error:
         raise StageFailed(f"{url}: the server answered {error.code} {error.reason}") from error
     except (OSError, HTTPException, ValueError) as error:  # ValueError: not a URL
@@ -106,19 +95,19 @@ def download(url: str, file: Path, *, expected_sha256: str | None = None) -> Non
     part.replace(file)
 
 
-def _fetch(url: str, part: Path, validator_file: Path) -> None:
+def _fetch(url: str, part: Path, validator_file: Path, timeout: float) -> None:
     have = part.stat().st_size if part.exists() and validator_file.exists() else 0
     request = urllib.request.Request(url)
     if have:
         request.add_header("Range", f"bytes={have}-")
         request.add_header("If-Range", validator_file.read_text(encoding="ascii"))
     try:
-        response: HTTPResponse = urllib.request.urlopen(request, timeout=_TIMEOUT_S)
+        response: HTTPResponse = urllib.request.urlopen(request, timeout=timeout)
     except urllib.error.HTTPError as error:
-        if error.code != 416:  # nothing left to send, or another file: begin anew
+        if error.code != 416 or not have:  # 416: nothing is left to send, or it is another file
             raise
         part.unlink(missing_ok=True)
-        return _fetch(url, part, validator_file)
+        return _fetch(url, part, validator_file, timeout)
     with response:
         if response.status != 206:
             have = 0

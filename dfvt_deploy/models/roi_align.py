@@ -1,6 +1,6 @@
-"""RoIAlign over the feature pyramid: a kernel for eager PyTorch, the ONNX operator for export.
+"""RoIAlign over the feature pyramid: own code in eager PyTorch, the ONNX operator when exported.
 
-Both sample adaptively (ceil(side / bins) points per bin and axis), with the half-pixel offset.
+Both sample adaptively, ceil(side / bins) points per bin and axis, with the half-pixel offset.
 """
 
 from __future__ import annotations
@@ -15,13 +15,9 @@ from torch.nn import functional as F
 #: A box of side sqrt(width * height) goes to level floor(log2(side / 56)), clamped.
 FINEST_SIDE = 56
 
-#: Where the boxes of other levels are put in the exported graph: a point outside every map, which
-#: samples nothing but zeros.
-_OUTSIDE = -1000.0
-
 
 def assign_levels(boxes: Tensor, levels: int) -> Tensor:
-    """Pyramid level int64 (R,) of boxes (R, 4) in input pixels."""
+    """The pyramid level, int64 (R,), of boxes (R, 4) in input pixels."""
     side = ((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])).sqrt()
     return (side / FINEST_SIDE + 1e-6).log2().floor().clamp(0, levels - 1).long()
 
@@ -29,25 +25,15 @@ def assign_levels(boxes: Tensor, levels: int) -> Tensor:
 def pyramid_roi_align(
     features: Sequence[Tensor], strides: Sequence[int], boxes: Tensor, bins: int
 ) -> Tensor:
-    """Features of boxes (N, K, 4), each from its level: (N * K, C, bins, bins).
-
-    features: one (N, C, H / stride, W / stride) per stride, finest first; boxes in input pixels.
-    An empty box gives zeros.
-    """
+    """Features (N * K, C, bins, bins) of boxes (N, K, 4) in input pixels, each taken from the level
+    of the box; an empty box gives zeros. `features` are a map (N, C, H / stride, W / stride) per
+    stride, the finest first."""
     batch, count, _ = boxes.shape
     image = torch.arange(batch, device=boxes.device)[:, None].expand(-1, count).flatten()
     boxes = boxes.flatten(0, 1)
     level_of = assign_levels(boxes, len(features))
     if torch.onnx.is_in_onnx_export():
-        out: Tensor | None = None
-        for level, (feature, stride) in enumerate(zip(features, strides, strict=True)):
-            here = torch.where((level_of == level)[:, None], boxes, _OUTSIDE)
-            aligned = _RoIAlign.apply(  # type: ignore[no-untyped-call]
-                feature, here, image, bins, stride
-            )
-            out = aligned if out is None else out + aligned
-        assert out is not None
-        return out
+        return _exported(features, strides, boxes, image, level_of, bins)
     result = boxes.new_zeros(len(boxes), features[0].shape[1], bins, bins)
     for level, (feature, stride) in enumerate(zip(features, strides, strict=True)):
         rows = (level_of == level).nonzero()[:, 0]
@@ -56,8 +42,38 @@ def pyramid_roi_align(
     return result
 
 
+def _exported(
+    features: Sequence[Tensor],
+    strides: Sequence[int],
+    boxes: Tensor,
+    image: Tensor,
+    level_of: Tensor,
+    bins: int,
+) -> Tensor:
+    """`pyramid_roi_align` in operators of ONNX: every level samples as many boxes as there are.
+
+    Runtimes differ in what RoiAlign gives for a box without area or outside the map: zeros or NaN.
+    So a level samples a part of its first cell in place of each empty box and of each box of
+    another level, and Where drops what was sampled there.
+    """
+    scale = boxes.new_tensor([1 / stride for stride in strides])[level_of][:, None]
+    scaled = boxes * scale - 0.5  # as RoiAlign computes them: small boxes are empty by rounding
+    empty = (scaled[:, 2] <= scaled[:, 0]) | (scaled[:, 3] <= scaled[:, 1])
+    level_of = torch.where(empty, -1, level_of)
+    out = boxes.new_zeros(())
+    for level, (feature, stride) in enumerate(zip(features, strides, strict=True)):
+        here = level_of == level
+        corner = boxes.new_tensor([stride / 2, stride / 2, stride, stride])
+        sampled = torch.where(here[:, None], boxes, corner).reshape(-1, 4)
+        aligned = _RoIAlign.apply(  # type: ignore[no-untyped-call]
+            feature, sampled, image, bins, stride
+        )
+        out = torch.where(here[:, None, None, None], aligned, out)
+    return out
+
+
 class _RoIAlign(torch.autograd.Function):
-    """The ONNX operator; only while exporting."""
+    """The ONNX operator RoiAlign, for use while exporting."""
 
     @staticmethod
     def forward(
@@ -67,7 +83,7 @@ class _RoIAlign(torch.autograd.Function):
 
     @staticmethod
     def symbolic(g: Any, feature: Any, boxes: Any, image: Any, bins: int, stride: int) -> Any:
-        # Every attribute is written out: runtimes differ in what they assume for an absent one.
+        # Every attribute is written out: runtimes differ in their defaults.
         return g.op(
             "RoiAlign",
             feature,
@@ -83,11 +99,12 @@ class _RoIAlign(torch.autograd.Function):
 
 
 def roi_align(feature: Tensor, boxes: Tensor, image: Tensor, bins: int, stride: int) -> Tensor:
-    """feature (N, C, H, W), boxes (R, 4) in input pixels, image int64 (R,): (R, C, bins, bins).
+    """Features (R, C, bins, bins) of boxes (R, 4) in input pixels, each of an image int64 (R,),
+    from one map (N, C, H, W) with `stride` input pixels to one of its own.
 
     The samples of a bin form a grid, so a pixel's weight in the bin's mean is the product of a
-    weight by row and one by column. Each bin is then a weighted sum of a few feature vectors,
-    which is what `embedding_bag` computes, for any number of terms per bin.
+    weight by row and one by column. Each bin is then a weighted sum of a few feature vectors, which
+    `embedding_bag` computes for any number of terms per bin.
     """
     channels, height, width = feature.shape[1:]
     scaled = boxes * (1 / stride) - 0.5
@@ -119,13 +136,13 @@ def roi_align(feature: Tensor, boxes: Tensor, image: Tensor, bins: int, stride: 
 
 
 def _starts(counts: Tensor) -> Tensor:
-    """Where each run begins when runs of these lengths are laid end to end; same shape."""
+    """The start of each run when runs of these lengths are laid end to end, in the same shape."""
     flat = counts.flatten()
     return (flat.cumsum(0) - flat).reshape(counts.shape)
 
 
 def _axis_weights(start: Tensor, end: Tensor, bins: int, length: int) -> Tensor:
-    """Weight of each of `length` pixels in each bin's mean along one axis, (R, bins, length)."""
+    """The weight (R, bins, length) of each of `length` pixels in each bin's mean along one axis."""
     extent = end - start
     size = (extent / bins)[:, None, None]
     count = size.ceil()

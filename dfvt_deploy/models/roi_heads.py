@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..tasks.detection import ROWS
-from ..types import Nms, NmsOperator
+from ..types import Nms
 from . import box_ops, nms
 from .fpn import CHANNELS, STRIDES, ConvModule
 from .roi_align import pyramid_roi_align
@@ -28,11 +28,13 @@ DELTA_STDS = (0.1, 0.1, 0.2, 0.2)
 
 
 class PaddedDetections(NamedTuple):
-    """Detections of a batch at a fixed size, best first.
+    """Detections of a batch in tensors of a fixed size, best first; unused rows hold score 0, label
+    -1 and zeros.
 
-    Unused rows are score 0, label -1 and zeros. `boxes` float32 (N, 100, 4) xyxy in input pixels;
-    `scores` float32 (N, 100); `labels` int64 (N, 100); `masks` float32 (N, 100, 28, 28)
-    probabilities within the box; `num_detections` int64 (N, 1).
+    boxes: float32 (N, 100, 4), xyxy in input pixels.
+    scores, labels: float32 and int64 (N, 100).
+    masks: float32 (N, 100, 28, 28), probabilities on a grid over the box.
+    num_detections: int64 (N, 1).
     """
 
     boxes: Tensor
@@ -43,6 +45,8 @@ class PaddedDetections(NamedTuple):
 
 
 class BoxHead(nn.Module):
+    """Class and box of each proposal, from its features."""
+
     def __init__(self, num_classes: int) -> None:
         super().__init__()
         self.fc_cls = nn.Linear(HIDDEN, num_classes + 1)
@@ -52,7 +56,8 @@ class BoxHead(nn.Module):
         )
 
     def forward(self, aligned: Tensor) -> tuple[Tensor, Tensor]:
-        """(R, 256, 7, 7) to logits (R, classes + 1), background last, and deltas (R, 4 classes)."""
+        """Map features (R, 256, 7, 7) to logits (R, classes + background) and deltas (R, 4
+        classes)."""
         x = aligned.flatten(1)
         for fc in self.shared_fcs:
             x = F.relu(fc(x))
@@ -60,6 +65,8 @@ class BoxHead(nn.Module):
 
 
 class MaskHead(nn.Module):
+    """The mask of each detection, from its features."""
+
     def __init__(self, num_classes: int) -> None:
         super().__init__()
         self.convs = nn.ModuleList(ConvModule(CHANNELS, CHANNELS, 3) for _ in range(4))
@@ -67,7 +74,7 @@ class MaskHead(nn.Module):
         self.conv_logits = nn.Conv2d(CHANNELS, num_classes, 1)
 
     def forward(self, aligned: Tensor, labels: Tensor) -> Tensor:
-        """(R, 256, 14, 14) and int64 (R,) to the probabilities (R, 28, 28) of those classes."""
+        """Map features (R, 256, 14, 14) to the mask probabilities (R, 28, 28) of labels (R,)."""
         x = aligned
         for conv in self.convs:
             x = F.relu(conv(x))
@@ -83,6 +90,8 @@ class MaskHead(nn.Module):
 
 
 class RoIHead(nn.Module):
+    """The heads of boxes and masks, and the selection of detections between them."""
+
     def __init__(self, num_classes: int, kind: Nms) -> None:
         super().__init__()
         self.num_classes = num_classes
@@ -93,17 +102,13 @@ class RoIHead(nn.Module):
         self.register_buffer("stds", torch.tensor(DELTA_STDS), persistent=False)
 
     def forward(
-        self,
-        features: Sequence[Tensor],
-        proposals: Tensor,
-        image_sizes: Tensor,
-        nms_operator: NmsOperator = NmsOperator.LOOP,
+        self, features: Sequence[Tensor], proposals: Tensor, image_sizes: Tensor
     ) -> PaddedDetections:
-        """The pyramid, proposals (N, K, 4) in input pixels and int64 (N, 2) valid sizes."""
+        """Detect objects in proposals (N, K, 4) in input pixels, of images of sizes (N, 2)."""
         features, strides = features[:4], STRIDES[:4]
         aligned = pyramid_roi_align(features, strides, proposals, BOX_BINS)
         logits, deltas = self.bbox_head(aligned)
-        boxes, scores, labels = self.select(proposals, logits, deltas, image_sizes, nms_operator)
+        boxes, scores, labels = self.select(proposals, logits, deltas, image_sizes)
         aligned = pyramid_roi_align(features, strides, boxes, MASK_BINS)
         masks = self.mask_head(aligned, labels.flatten())
         masks = masks.reshape(-1, DETECTIONS, MASK_SIZE, MASK_SIZE)
@@ -117,39 +122,26 @@ class RoIHead(nn.Module):
         )
 
     def select(
-        self,
-        proposals: Tensor,
-        logits: Tensor,
-        deltas: Tensor,
-        image_sizes: Tensor,
-        nms_operator: NmsOperator = NmsOperator.LOOP,
+        self, proposals: Tensor, logits: Tensor, deltas: Tensor, image_sizes: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """The box head's answer on proposals (N, K, 4) to the best 100 detections, best first.
-
-        Returns boxes (N, 100, 4) in input pixels, scores (N, 100) and labels (N, 100); unused rows
-        are zeros.
-        """
+        """Select the best 100 detections among the box head's outputs for proposals (N, K, 4):
+        boxes (N, 100, 4) in input pixels, scores (N, 100) and labels (N, 100); unused rows are
+        zeros."""
         count, classes = proposals.shape[1], self.num_classes
         scores = logits.softmax(1)[:, :-1].reshape(-1, count, classes).transpose(1, 2)
         deltas = deltas.reshape(-1, count, classes, 4) * self.stds
         boxes = box_ops.decode(proposals[:, None], deltas.transpose(1, 2))
         boxes = box_ops.clip(boxes, image_sizes)  # (N, classes, K, 4)
-        # A proposal that ends at y 0 is padding, as in the published code.
-        real = (scores > SCORE_THRESHOLD) & (proposals[:, None, :, 3] > 0)
+        # Boxes without area, which padding and clipping leave, show nothing and share one score: by
+        # its rounding they would fill every row. IoU is 0 with any object, so no AP is lost.
+        left, top, right, bottom = boxes.unbind(-1)
+        real = (scores > SCORE_THRESHOLD) & (right > left) & (bottom > top)
         scores = torch.where(real, scores, nms.REMOVED)
         candidates = torch.where(real[..., None], boxes, 0)
         shifted = nms.shift_groups(candidates, dim=1)
-        if nms_operator is NmsOperator.ONNX and torch.onnx.is_in_onnx_export():
-            keep = nms.exported_keep(shifted, scores, IOU_THRESHOLD)
-            scores = torch.where(keep, scores, nms.REMOVED).flatten(1)
-            scores, best = nms.top(scores, DETECTIONS)
-            label = best // count
-        else:
-            label, slot, scores = nms.select_best(
-                shifted, scores, self.kind, IOU_THRESHOLD, DETECTIONS
-            )
-            best = label * count + slot
-        # What comes out of a loop has no shape in the exported graph until it is given one.
+        label, slot, scores = nms.select_best(shifted, scores, self.kind, IOU_THRESHOLD, DETECTIONS)
+        best = label * count + slot
+        # The outputs of a loop have no shape in the exported graph until they are given one.
         scores, label = scores.reshape(-1, DETECTIONS), label.reshape(-1, DETECTIONS)
         best = best.reshape(-1, DETECTIONS)
         used = scores >= nms.MIN_SOFT_SCORE

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..types import Nms, NmsOperator
+from ..types import Nms
 from . import box_ops, nms
 from .fpn import CHANNELS, STRIDES
 
@@ -17,6 +17,9 @@ IOU_THRESHOLD = 0.7
 
 RATIOS = (0.5, 1.0, 2.0)
 SCALE = 8
+
+#: The logit of an empty slot, below all others; FP16 and bfloat16 hold it exactly.
+_EMPTY = -(2.0**14)
 
 
 def base_anchors() -> Tensor:
@@ -28,6 +31,8 @@ def base_anchors() -> Tensor:
 
 
 class RPNHead(nn.Module):
+    """Objectness and box of three anchors at each place of the pyramid, and their selection."""
+
     def __init__(self, kind: Nms) -> None:
         super().__init__()
         self.kind = kind
@@ -39,69 +44,58 @@ class RPNHead(nn.Module):
         self.register_buffer("anchors", base_anchors().flatten(0, 1), persistent=False)
         self.register_buffer("strides", torch.tensor(STRIDES), persistent=False)
 
-    def forward(
-        self,
-        features: Sequence[Tensor],
-        image_sizes: Tensor,
-        nms_operator: NmsOperator = NmsOperator.LOOP,
-    ) -> Tensor:
-        """The pyramid and int64 (N, 2) valid sizes to proposals (N, 1000, 4) in input pixels."""
-        return self.propose(*self.predict(features), image_sizes, nms_operator)[0]
+    def forward(self, features: Sequence[Tensor], image_sizes: Tensor) -> Tensor:
+        """Propose boxes (N, 1000, 4) in input pixels, from the pyramid and valid sizes (N, 2)."""
+        return self.propose(*self.predict(features), image_sizes)[0]
 
     def predict(self, features: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        """Logits (N, 3, h, w) and deltas (N, 12, h, w) of each level."""
+        """Compute logits (N, 3, h, w) and deltas (N, 12, h, w) of each level."""
         hidden = [F.relu(self.rpn_conv(x)) for x in features]
         return [self.rpn_cls(x) for x in hidden], [self.rpn_reg(x) for x in hidden]
 
     def propose(
-        self,
-        logits: Sequence[Tensor],
-        deltas: Sequence[Tensor],
-        image_sizes: Tensor,
-        nms_operator: NmsOperator = NmsOperator.LOOP,
+        self, logits: Sequence[Tensor], deltas: Sequence[Tensor], image_sizes: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Proposals (N, 1000, 4) in input pixels and their scores (N, 1000), best first.
-
-        Rows beyond the last proposal are zero boxes with a negative score.
-        """
+        """Select the proposals (N, 1000, 4) in input pixels and their scores (N, 1000), best first.
+        Rows beyond the last proposal are zero boxes with a negative score."""
         best = [self._best(x, d) for x, d in zip(logits, deltas, strict=True)]
-        scores, cells, moves = (torch.stack(parts, 1) for parts in zip(*best, strict=True))
-        real = scores >= 0
+        ranks, cells, moves = (torch.stack(parts, 1) for parts in zip(*best, strict=True))
+        real = ranks > _EMPTY
         anchors = self._anchors(cells, logits[0].shape[-1])
         boxes = box_ops.clip(box_ops.decode(anchors, moves), image_sizes)
         boxes = torch.where(real[..., None], boxes, 0)
         shifted = nms.shift_groups(boxes, dim=1)
         if self.kind is Nms.HARD:
-            if nms_operator is NmsOperator.ONNX and torch.onnx.is_in_onnx_export():
-                keep = nms.exported_keep(shifted, scores, IOU_THRESHOLD)
-            else:
-                keep = nms.greedy_keep(shifted, real, IOU_THRESHOLD)
-            scores = torch.where(keep, scores, nms.REMOVED).flatten(1)
-            scores, indices = nms.top(scores, PROPOSALS)
-            real = scores >= 0
+            keep = nms.greedy_keep(shifted, real, IOU_THRESHOLD)
+            ranks, indices = nms.top(torch.where(keep, ranks, _EMPTY).flatten(1), PROPOSALS)
+            scores, real = ranks.sigmoid(), ranks > _EMPTY
         else:
+            scores = torch.where(real, ranks.sigmoid(), nms.REMOVED)
             level, slot, scores = nms.select_best(
                 shifted, scores, Nms.SOFT, IOU_THRESHOLD, PROPOSALS
             )
             indices = (level * PROPOSALS + slot).reshape(-1, PROPOSALS)
             scores = scores.reshape(-1, PROPOSALS)
             first = torch.arange(PROPOSALS, device=scores.device) == 0
-            real = (scores >= nms.MIN_SOFT_SCORE) | first  # the best is taken whatever it scores
+            # The best is taken whatever it scores.
+            real = (scores >= nms.MIN_SOFT_SCORE) | first
         boxes = boxes.flatten(1, 2).gather(1, indices[:, :, None].expand(-1, -1, 4))
         return torch.where(real[..., None], boxes, 0), torch.where(real, scores, nms.REMOVED)
 
     def _best(self, logits: Tensor, deltas: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Scores (N, 1000), anchor numbers (N, 1000) and deltas (N, 1000, 4) of a level's best."""
-        scores = logits.permute(0, 2, 3, 1).flatten(1).sigmoid()
+        """Logits, anchor numbers (both (N, 1000)) and deltas (N, 1000, 4) of one level's best.
+        Logits give the order of the scores: runtimes round a small sigmoid to one of few values."""
+        ranks = logits.permute(0, 2, 3, 1).flatten(1)
         moves = deltas.permute(0, 2, 3, 1).reshape(deltas.shape[0], -1, 4)
         # A level may hold fewer anchors than are taken: empty slots keep the count constant.
-        scores = F.pad(scores, (0, PROPOSALS), value=nms.REMOVED)
+        ranks = F.pad(ranks, (0, PROPOSALS), value=_EMPTY)
         moves = F.pad(moves, (0, 0, 0, PROPOSALS))
-        scores, cells = nms.top(scores, PROPOSALS)
-        return scores, cells, moves.gather(1, cells[:, :, None].expand(-1, -1, 4))
+        ranks, cells = nms.top(ranks, PROPOSALS)
+        return ranks, cells, moves.gather(1, cells[:, :, None].expand(-1, -1, 4))
 
     def _anchors(self, cells: Tensor, finest_width: int) -> Tensor:
-        """Anchors (N, levels, K, 4) from their numbers: row, column, ratio, the last fastest."""
+        """Anchors (N, levels, K, 4) from their numbers (N, levels, K), counted in each level over
+        rows, columns and ratios, the ratio fastest."""
         strides = self.strides[:, None]
         widths = (finest_width * STRIDES[0] + strides - 1) // strides
         ratios = len(RATIOS)

@@ -1,7 +1,7 @@
 """DFvT with UPerNet (Xiao et al., ECCV 2018) for semantic segmentation, as mmsegmentation has it.
 
-Module names follow mmsegmentation's checkpoints, key for key; the auxiliary head of training is
-left out.
+Module names follow mmsegmentation's checkpoints, key for key. The auxiliary head, which only
+training uses, is left out.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .backbone import BackboneConfig, DenseBackbone
-from .canvas import require_multiples, zero_outside
+from .backbone import DenseBackbone
+from .inputs import require_multiples, zero_outside
+from .variants import BackboneConfig
 
 CHANNELS = 512
 
@@ -20,7 +21,7 @@ POOL_SIDES = (1, 2, 3, 6)
 
 
 class ConvNorm(nn.Module):
-    """A convolution without bias that keeps the size, and its BatchNorm."""
+    """The parameters of a convolution without bias that keeps the size, and of its BatchNorm."""
 
     def __init__(self, cin: int, cout: int, kernel: int) -> None:
         super().__init__()
@@ -28,7 +29,7 @@ class ConvNorm(nn.Module):
         self.bn = nn.BatchNorm2d(cout)
 
     def folded(self) -> tuple[Tensor, Tensor]:
-        """Weight and bias of the convolution with the BatchNorm (eval mode) in it."""
+        """Weight and bias of one convolution that equals both in eval mode."""
         mean, variance = self.bn.running_mean, self.bn.running_var
         assert mean is not None and variance is not None
         scale = self.bn.weight * torch.rsqrt(variance + self.bn.eps)
@@ -43,12 +44,10 @@ class ConvModule(ConvNorm):
 
 
 def averaging_matrix(length: int, like: Tensor) -> Tensor:
-    """Adaptive average pooling of `length` positions to all `POOL_SIDES`, as one matrix.
-
-    Returns (12, length) of the dtype and device of `like`: 1 bin, then 2, 3 and 6. Bin i of k
-    averages the positions floor(i * length / k) to ceil((i + 1) * length / k). Unlike the pooling
-    operator it exports with a symbolic length.
-    """
+    """Adaptive average pooling of `length` positions to each of `POOL_SIDES`, as one matrix (12,
+    length) of the dtype and device of `like`: 1 bin, then 2, 3 and 6. Bin i of k averages the
+    positions floor(i * length / k) to ceil((i + 1) * length / k). Unlike the pooling operator it
+    exports with a symbolic length."""
     index = torch.tensor([i for k in POOL_SIDES for i in range(k)], device=like.device)
     side = torch.tensor([k for k in POOL_SIDES for _ in range(k)], device=like.device)
     start = index * length // side
@@ -59,12 +58,10 @@ def averaging_matrix(length: int, like: Tensor) -> Tensor:
 
 
 def enlarging_matrix(small: int, large: int, like: Tensor) -> Tensor:
-    """Bilinear resizing of `small` positions to `large`, seen through each of three taps.
-
-    Returns (large, 3, small) of the dtype and device of `like`: row p of tap t weighs the
-    positions that make up position p + t - 1 of the enlarged axis (align_corners=False), and is
-    zero where that lies outside, as the padding of a convolution is.
-    """
+    """Bilinear resizing of `small` positions to `large`, shifted by each tap of a 3-wide kernel:
+    (large, 3, small) of the dtype and device of `like`. Row p of tap t holds the weights that make
+    up position p + t - 1 of the enlarged axis (align_corners=False), and zeros where that position
+    lies outside, like the padding of a convolution."""
     source = torch.arange(small, device=like.device).to(like.dtype)
     target = torch.arange(large, device=like.device)[:, None]
     target = target + torch.arange(-1, 2, device=like.device)
@@ -76,7 +73,7 @@ def enlarging_matrix(small: int, large: int, like: Tensor) -> Tensor:
 
 
 def pyramid_pool(x: Tensor) -> list[Tensor]:
-    """(N, C, H, W) to its adaptive averages (N, C, k, k) for k in `POOL_SIDES`."""
+    """Pool a map (N, C, H, W) to its adaptive averages (N, C, k, k) for each k of `POOL_SIDES`."""
     rows = averaging_matrix(x.shape[2], x)
     cols = averaging_matrix(x.shape[3], x)
     pooled = rows @ (x @ cols.T)
@@ -88,12 +85,12 @@ def pyramid_pool(x: Tensor) -> list[Tensor]:
 
 
 class FusionConv(ConvNorm):
-    """A map and coarser maps enlarged to its size (bilinear), through one 3x3 convolution.
+    """A 3x3 convolution of a map and of coarser maps that are enlarged to its size.
 
-    A tap of a convolution is a 1x1 convolution and a shift by a pixel, and a 1x1 convolution
+    Each tap of a convolution is a 1x1 convolution and a shift by a pixel, and a 1x1 convolution
     commutes with resizing. With `taps_first` the taps are therefore applied at the coarse sizes,
-    and resizing and shift are a product with two matrices: the same result but for rounding,
-    for 40 % fewer multiply-accumulates of the whole network.
+    and resizing and shift are a product with two matrices. The result is the same but for rounding,
+    and the whole network needs 40 % fewer multiply-accumulates.
     """
 
     def __init__(self, fine_channels: int, coarse_channels: tuple[int, ...], cout: int) -> None:
@@ -101,7 +98,7 @@ class FusionConv(ConvNorm):
         self.in_channels = (fine_channels, *coarse_channels)
 
     def forward(self, fine: Tensor, coarse: list[Tensor], *, taps_first: bool = False) -> Tensor:
-        """(N, C, H, W) and maps (N, Ci, Hi, Wi) to (N, C', H, W)."""
+        """Fuse a map (N, C, H, W) and coarser maps (N, Ci, Hi, Wi) to one (N, C', H, W)."""
         if taps_first:
             return F.relu(self._taps_first(fine, coarse))
         size = fine.shape[2:]
@@ -115,7 +112,8 @@ class FusionConv(ConvNorm):
         fine_weight, *weights = torch.split(weight, list(self.in_channels), dim=1)
         for x, taps in zip(coarse, weights, strict=True):
             h, w = x.shape[2], x.shape[3]
-            # Output channels (C', column tap, row tap), so that row taps and rows are one axis.
+            # The output channels are (C', column tap, row tap), so that row taps and rows become
+            # one axis.
             kernel = taps.permute(0, 3, 2, 1).reshape(9 * channels, -1, 1, 1)
             x = F.conv2d(x, kernel).reshape(-1, 3 * channels, 3 * h, w)
             x = enlarging_matrix(h, height, fine).reshape(height, 3 * h) @ x
@@ -133,7 +131,7 @@ class UPerHead(nn.Module):
         super().__init__()
         coarsest = in_channels[-1]
         self.conv_seg = nn.Conv2d(CHANNELS, num_classes, 1)
-        # Published as pooling and convolution in sequence, hence the step without parameters.
+        # The published sequence begins with a pooling layer, hence the step without parameters.
         self.psp_modules = nn.ModuleList(
             nn.Sequential(nn.Identity(), ConvModule(coarsest, CHANNELS, 1)) for _ in POOL_SIDES
         )
@@ -145,7 +143,7 @@ class UPerHead(nn.Module):
     def forward(
         self, features: tuple[Tensor, Tensor, Tensor, Tensor], *, taps_first: bool = False
     ) -> Tensor:
-        """Maps of strides 4, 8, 16, 32 to logits (N, classes, H/4, W/4); see `FusionConv`."""
+        """Map features of strides 4 to 32 to logits (N, classes, H/4, W/4); see `FusionConv`."""
         coarsest = features[3]
         context = [
             module(pooled)
@@ -161,7 +159,7 @@ class UPerHead(nn.Module):
 
 
 class UPerNet(nn.Module):
-    """Backbone and head; takes any size in multiples of 32."""
+    """DFvT backbone and UPerNet head, for sides that are multiples of 32."""
 
     def __init__(self, config: BackboneConfig, num_classes: int) -> None:
         super().__init__()
@@ -170,10 +168,10 @@ class UPerNet(nn.Module):
         self.decode_head = UPerHead(config.channels, num_classes)
 
     def forward(self, images: Tensor, image_sizes: Tensor | None = None) -> Tensor:
-        """Normalised float32 (N, 3, H, W) to logits float32 (N, classes, H/4, W/4).
+        """Map normalised images, float32 (N, 3, H, W), to logits float32 (N, classes, H/4, W/4).
 
-        `image_sizes` int64 (N, 2) holds the valid height and width of each image; whatever lies
-        outside is taken as zero, the published padding. H and W must be multiples of 32.
+        image_sizes: int64 (N, 2), valid heights and widths. The rest of the canvas counts as zero,
+            the published padding. All of the canvas is valid without.
         """
         require_multiples(images)
         if image_sizes is not None:

@@ -2,57 +2,42 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from numpy.typing import NDArray
 
-from ..engines.record import MAGIC, open_engine, read_plan_header
+from ..engines.engine import open_engine
+from ..engines.machine import bindings
+from ..engines.plan_header import read_plan_header
 from ..errors import ArtifactError, BadInput, StageFailed
+from ..gpu.devices import gpu
+from ..gpu.errors import GpuError, InvalidInput
+from ..gpu.plan import LoadedPlan
 from . import Tensors
-from .gpu import cuda, plan
 
 
 class TensorRTRunner:
-    """One plan on one GPU, verified against its record first.
+    """One plan, with its record beside it, on the first GPU, verified against its record and
+    against `source`, the ONNX file that it must have been built from.
 
-    Args:
-        path: the plan, its record beside it.
-        source: the ONNX file that it must have been built from.
-        device: number of the GPU.
-        cuda_graph: run repeated shapes as a CUDA graph, where the plan allows it.
-
-    Raises (on entering):
-        ArtifactError: the plan is damaged, stale, or for another TensorRT or GPU.
-        StageFailed: no GPU, no TensorRT of the plan's kind, or it does not take the plan.
-
-    `infer` raises:
-        BadInput: an input does not fit the plan's profile; its name, shape and the range.
-        StageFailed: the run failed.
+    Entering raises ArtifactError where the plan is damaged, stale, or for another TensorRT or GPU,
+    StageFailed where there is no GPU or no TensorRT of the plan's kind, or TensorRT does not take
+    the plan. `infer` raises BadInput where an input does not fit the plan's profile, with its name,
+    shape and the range, StageFailed where the run failed.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        *,
-        source: Path | None = None,
-        device: int = 0,
-        cuda_graph: bool = False,
-    ) -> None:
+    def __init__(self, path: Path, *, source: Path | None = None) -> None:
         self.path = path
         self.source = source
-        self.device = device
-        self.cuda_graph = cuda_graph
-        self._plan: plan.LoadedPlan | None = None
+        self._resources = ExitStack()
 
     def __enter__(self) -> TensorRTRunner:
-        flavor = read_plan_header(self.path).flavor
+        version = bindings(read_plan_header(self.path).flavor).__version__
         with _translated():
-            version = plan.tensorrt_module(MAGIC[flavor].to_bytes(4, "little")).__version__
-            capability = cuda.gpu(self.device).compute_capability
+            capability = gpu().compute_capability
         engine = open_engine(
             self.path,
             source=self.source,
@@ -65,36 +50,22 @@ class TensorRTRunner:
                 "--strip-weights to run it"
             )
         with _translated():
-            self._plan = plan.LoadedPlan(self.path, self.device, self.cuda_graph)
+            self._plan = self._resources.enter_context(LoadedPlan(self.path))
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if self._plan is not None:
-            self._plan.__exit__(kind, error, trace)
-            self._plan = None
-
-    @property
-    def graph_refused(self) -> str:
-        """Why runs are no CUDA graph; empty where they are."""
-        assert self._plan is not None, "the runner is closed"
-        return self._plan.graph_refused
+    def __exit__(self, *_raised: object) -> None:
+        self._resources.close()
 
     def infer(self, feed: Tensors) -> dict[str, NDArray[Any]]:
-        assert self._plan is not None, "the runner is closed"
         with _translated():
             return self._plan.infer(feed)
 
 
-@contextlib.contextmanager
+@contextmanager
 def _translated() -> Iterator[None]:
     try:
         yield
-    except plan.Refused as error:
+    except InvalidInput as error:
         raise BadInput(str(error)) from error
-    except cuda.GpuError as error:
+    except GpuError as error:
         raise StageFailed(str(error)) from error

@@ -4,96 +4,127 @@ from __future__ import annotations
 
 import contextlib
 import re
-from types import ModuleType, TracebackType
-from typing import Any, Literal
+import socket
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import BadInput, MissingDependency, ServerFailed
+from ..errors import BadInput, ServerFailed, optional
+from ..types import TritonProtocol
 from . import Tensors
 
-Protocol = Literal["grpc", "http"]
+DEFAULT_URLS = {TritonProtocol.GRPC: "127.0.0.1:8001", TritonProtocol.HTTP: "127.0.0.1:8000"}
 
-DEFAULT_URLS = {"grpc": "127.0.0.1:8001", "http": "127.0.0.1:8000"}
-
-#: What a server's refusal of the request itself is called, by protocol.
+#: How each protocol calls a refusal of the request itself, an unknown model, and a full queue.
 _REFUSED = ("400", "StatusCode.INVALID_ARGUMENT")
 _UNKNOWN = ("404", "StatusCode.NOT_FOUND")
+_UNAVAILABLE = ("503", "StatusCode.UNAVAILABLE")
+
+#: Triton's messages about a request that did not get its turn.
+_BUSY = ("maximum queue size", "timeout expired", "Exceeds maximum")
+
+#: Triton's names of the parts of a request's time.
+_STATISTICS = {
+    "queue": "queue",
+    "input": "compute_input",
+    "compute": "compute_infer",
+    "output": "compute_output",
+}
+
+#: tritonclient replaces its own channel options by those that are given.
+_GRPC_OPTIONS = [
+    ("grpc.enable_http_proxy", 0),
+    ("grpc.max_send_message_length", -1),
+    ("grpc.max_receive_message_length", -1),
+]
+
+#: What an HTTP/2 client says first, with an empty SETTINGS frame.
+_HTTP2_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\x04\0\0\0\0\0"
+_HTTP1_HELLO = b"GET /v2/health/live HTTP/1.0\r\n\r\n"
 
 
+class ServerBusy(ServerFailed):
+    """The server has more requests than it takes; the same request may pass later."""
+
+
+class UnknownModel(BadInput):
+    """The server has no such model, or no such version of it."""
+
+
+@dataclass(eq=False)
 class TritonRunner:
-    """One model of a running server; also its ensembles.
+    """One model of a running server; an ensemble is one too.
 
-    Args:
-        model: name on the server.
-        url: `host:port` of the protocol; the default ports on the loopback address by default.
-        version: of the model; the newest by default.
-        timeout: seconds for one request.
+    url: `host:port` of the protocol; Triton's default port on the loopback address if None.
+    version: version of the model; the server's choice if empty.
+    timeout: seconds for one request.
 
-    `infer` raises:
-        BadInput: the server refused the request (its message is kept), or knows no such model.
-        ServerFailed: nobody answers, the server died meanwhile, or it failed inside.
+    Raises MissingDependency where tritonclient is not installed and, on entering, BadInput for a
+    URL or a timeout that is not one.
     """
 
-    def __init__(
-        self,
-        model: str,
-        url: str | None = None,
-        protocol: Protocol = "grpc",
-        *,
-        version: str = "",
-        timeout: float = 60,
-    ) -> None:
-        self.model = model
-        self.protocol = protocol
-        self.url = url or DEFAULT_URLS[protocol]
-        self.version = version
-        self.timeout = timeout
-        self._client: Any = None
-        self._module = _client_module(protocol)
+    model: str
+    url: str = ""
+    protocol: Any = TritonProtocol.GRPC
+    version: str = field(default="", kw_only=True)
+    timeout: float = field(default=60, kw_only=True)
+    _client: Any = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        try:
+            self.protocol = TritonProtocol(self.protocol)
+        except ValueError:
+            raise BadInput(f"protocol {self.protocol!r} is neither grpc nor http") from None
+        self.url = self.url or DEFAULT_URLS[self.protocol]
+        self._module = optional(f"tritonclient.{self.protocol}")
 
     def __enter__(self) -> TritonRunner:
-        if self.timeout <= 0:
+        if not self.timeout > 0:
             raise BadInput(f"timeout {self.timeout} is not above 0 seconds")
         if not re.fullmatch(r"[^\s/:]+:[0-9]{1,5}", self.url):
             raise BadInput(f"url {self.url!r} must be host:port, as {DEFAULT_URLS[self.protocol]}")
-        if self.protocol == "http":
+        if self.protocol is TritonProtocol.HTTP:
             self._client = self._module.InferenceServerClient(
                 self.url, connection_timeout=self.timeout, network_timeout=self.timeout
             )
         else:
-            self._client = self._module.InferenceServerClient(self.url)
+            # A proxy of the environment cannot reach this machine's loopback address.
+            options = _GRPC_OPTIONS if is_loopback(self.url.partition(":")[0]) else None
+            self._client = self._module.InferenceServerClient(self.url, channel_args=options)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         with contextlib.suppress(Exception):  # closing a connection that broke
             self._client.close()
 
-    def infer(self, feed: Tensors) -> dict[str, NDArray[Any]]:
+    def infer(self, feed: Tensors, outputs: Sequence[str] = ()) -> dict[str, NDArray[Any]]:
+        """Send one request and return the outputs of these names; all of them by default. Raises
+        BadInput where the server refused the request, or has no such model, ServerFailed where
+        nobody answers, or the server is busy or failed."""
         inputs = [self._input(name, value) for name, value in feed.items()]
-        options = {"client_timeout": self.timeout} if self.protocol == "grpc" else {}
+        options: dict[str, Any] = {}
+        if self.protocol is TritonProtocol.GRPC:
+            options["client_timeout"] = self.timeout
+        if outputs:
+            options["outputs"] = [self._module.InferRequestedOutput(name) for name in outputs]
         try:
             result = self._client.infer(self.model, inputs, model_version=self.version, **options)
         except Exception as error:  # tritonclient's own, gevent's, sockets'
             raise self._translated(error) from error
         response = result.get_response()
-        outputs = response["outputs"] if self.protocol == "http" else response.outputs
-        names = [o["name"] if self.protocol == "http" else o.name for o in outputs]
+        if self.protocol is TritonProtocol.HTTP:
+            names = [output["name"] for output in response["outputs"]]
+        else:
+            names = [output.name for output in response.outputs]
         return {name: result.as_numpy(name) for name in names}
 
     def output_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Shapes of the model's outputs, batch first, -1 where they are free.
-
-        Raises as `infer`.
-        """
+        """Shapes of the model's outputs, batch first, -1 where they are free. Raises as `infer`."""
         options: dict[str, Any] = {}
-        if self.protocol == "grpc":
+        if self.protocol is TritonProtocol.GRPC:
             options = {"as_json": True, "client_timeout": self.timeout}
         try:
             found = self._client.get_model_metadata(self.model, self.version, **options)
@@ -101,6 +132,21 @@ class TritonRunner:
             raise self._translated(error) from error
         # gRPC's JSON holds 64-bit numbers as text.
         return {o["name"]: tuple(map(int, o["shape"])) for o in found["outputs"]}
+
+    def statistics(self) -> dict[str, dict[str, float]]:
+        """What Triton counted since it started, by model: `requests` answered, and for each of
+        `queue`, `input`, `compute` and `output` the seconds of all of them.
+
+        Raises as `infer`.
+        """
+        options: dict[str, Any] = {}
+        if self.protocol is TritonProtocol.GRPC:
+            options = {"as_json": True, "client_timeout": self.timeout}
+        try:
+            found = self._client.get_inference_statistics(**options)
+        except Exception as error:
+            raise self._translated(error) from error
+        return {each["name"]: _counted(each["inference_stats"]) for each in found["model_stats"]}
 
     def _input(self, name: str, value: NDArray[Any]) -> Any:
         from tritonclient.utils import np_to_triton_dtype
@@ -114,32 +160,58 @@ class TritonRunner:
 
         where = f"{self.model} at {self.url} ({self.protocol})"
         if not isinstance(error, InferenceServerException):
-            return ServerFailed(
-                f"no Triton answers for {where}: {error or type(error).__name__}; start one with: "
-                "dfvt-deploy serve, or give --url"
-            )
+            return self._nobody(where, str(error) or type(error).__name__)
         message = " ".join(str(error.message()).split())
         status = str(error.status())
         if status in _UNKNOWN or "unknown model" in message:
-            return BadInput(f"the server has no model {where}: {message}")
+            return UnknownModel(f"the server has no model {where}: {message}")
         if status in _REFUSED:
             return BadInput(f"{where} refused the request: {message}")
-        if status == "StatusCode.UNAVAILABLE":
-            return ServerFailed(
-                f"no Triton answers for {where}: {message}; start one with: dfvt-deploy serve, "
-                "or give --url"
-            )
+        if any(text in message for text in _BUSY):
+            return ServerBusy(f"{where} is busy: {message}; send fewer requests at a time")
+        if status in _UNAVAILABLE and "is not ready" not in message:
+            return self._nobody(where, message)
         return ServerFailed(f"{where} failed: {message} ({status})")
 
+    def _nobody(self, where: str, reason: str) -> ServerFailed:
+        other = protocol_of(self.url)
+        if other not in (None, self.protocol):
+            return ServerFailed(
+                f"no answer for {where}: this port answers {other}; give --protocol {other}, or "
+                f"--url the port of {self.protocol}"
+            )
+        return ServerFailed(
+            f"no Triton answers for {where}: {reason}; start one with: dfvt-deploy serve, or "
+            "give --url"
+        )
 
-def _client_module(protocol: Protocol) -> ModuleType:
-    try:
-        if protocol == "grpc":
-            import tritonclient.grpc as module
-        elif protocol == "http":
-            import tritonclient.http as module
-        else:
-            raise BadInput(f"protocol {protocol!r} is neither grpc nor http")
-    except ImportError:
-        raise MissingDependency("tritonclient", "client") from None
-    return module
+
+def _counted(stats: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
+    """gRPC's JSON holds 64-bit numbers as text, and leaves out those that are 0."""
+    seconds = {
+        name: int(stats.get(key, {}).get("ns", 0)) / 1e9 for name, key in _STATISTICS.items()
+    }
+    return {"requests": float(stats.get("success", {}).get("count", 0)), **seconds}
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host is this machine's loopback address."""
+    return host == "localhost" or bool(re.fullmatch(r"127(\.[0-9]{1,3}){3}", host))
+
+
+def protocol_of(url: str) -> TritonProtocol | None:
+    """The protocol that a server at `host:port` answers; None where nobody answers."""
+    host, _, port = url.partition(":")
+    for protocol, hello, sign in (
+        (TritonProtocol.HTTP, _HTTP1_HELLO, b"HTTP/1."),
+        (TritonProtocol.GRPC, _HTTP2_HELLO, b"\x04"),
+    ):
+        with (
+            contextlib.suppress(OSError, ValueError, OverflowError),
+            socket.create_connection((host, int(port)), timeout=2) as connection,
+        ):
+            connection.sendall(hello)
+            answer = connection.recv(9)
+            if answer.startswith(sign) or answer[3:4] == sign:
+                return protocol
+    return None

@@ -3,63 +3,47 @@
 from __future__ import annotations
 
 import base64
+import glob
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import BadInput
-from ..runners.triton import Protocol, TritonRunner
-from ..tasks import detection, segmentation
-from ..types import Task
-
-#: Outputs by which a task's answer is known.
-_ANSWERS = ({"class_ids", "scores", "labels"}, {"class_map"})
-
-#: Outputs whose strings are bytes, not text.
-BINARY = ("class_map",)
+from ..errors import BadInput, DfvtError
+from ..image_files import SUFFIXES, find_images
+from ..runners.triton import TritonRunner
+from ..types import Task, TritonProtocol
+from .tasks import served_task, task_of
 
 
 @dataclass(frozen=True)
 class Prediction:
     """The ensemble's answer for one image.
 
-    outputs: the ensemble's outputs (docs/serving.md) without their batch dimension, text decoded.
-    milliseconds: from sending to having the answer.
-    bytes_sent, bytes_received: payload of the tensors.
+    task: the task of the model, known by the names of its outputs.
+    outputs: outputs of the ensemble (docs/serving.md) without their batch dimension; text is
+        decoded, other bytes are objects.
+    milliseconds: from sending the request to having the answer.
+    bytes_sent, bytes_received: size of the tensors.
     """
 
     image: str
+    task: Task
     outputs: dict[str, NDArray[Any]]
     milliseconds: float
     bytes_sent: int
     bytes_received: int
 
-    @property
-    def task(self) -> Task:
-        """Told by the outputs, which are each task's own."""
-        if "class_map" in self.outputs:
-            return Task.SEGMENTATION
-        return Task.DETECTION if "num_detections" in self.outputs else Task.CLASSIFICATION
-
-    @property
-    def class_map(self) -> NDArray[Any]:
-        """The decoded class map of a segmentation, (H, W) at the size of the image."""
-        return segmentation.decode_class_map(self.outputs["class_map"].item())
-
-    @property
-    def detections(self) -> detection.DetectionResult:
-        """What a detector found, without the unused rows."""
-        return detection.result_from_answers(self.outputs)
-
     def as_json(self) -> dict[str, Any]:
-        """Plain data; the bytes of a PNG as base64."""
+        """Plain data for JSON; an output of bytes, such as a PNG, becomes base64."""
         outputs = {
-            name: base64.b64encode(value.item()).decode() if name in BINARY else value.tolist()
+            name: base64.b64encode(value.item()).decode()
+            if value.dtype == np.object_
+            else value.tolist()
             for name, value in self.outputs.items()
         }
         return {**vars(self), "outputs": outputs, "milliseconds": round(self.milliseconds, 3)}
@@ -70,57 +54,112 @@ def predict(
     model: str,
     *,
     url: str | None = None,
-    protocol: Protocol = "grpc",
+    protocol: TritonProtocol | str = TritonProtocol.GRPC,
     version: str = "",
+    min_score: float | None = None,
     timeout: float = 60,
+    failed: Callable[[str, DfvtError], None] | None = None,
 ) -> Iterator[Prediction]:
-    """Send each image as it is, one a request, and yield the answers in order.
+    """Send each image file as it is, one a request, and yield the answers in order.
 
-    Raises:
-        BadInput: an image cannot be read, or the server refuses it.
-        ServerFailed: nobody answers, or the server failed.
+    url: `host:port` of the protocol; Triton's default port on the loopback address if None.
+    version: version of the model; the live one if empty.
+    min_score: least score of an answer that is kept; all are kept if None.
+    timeout: seconds for one request.
+    failed: called with an image that cannot be read or is refused and its error, after which the
+        next image follows; without it the error is raised.
+    Raises BadInput where an image cannot be read, the server refuses it, or the model is not a
+    whole one, ServerFailed where nobody answers, or the server failed.
     """
-    with TritonRunner(model, url, protocol, version=version, timeout=timeout) as runner:
+    with TritonRunner(model, url or "", protocol, version=version, timeout=timeout) as runner:
         for image in images:
-            encoded = read_image(image)
-            start = time.perf_counter()
             try:
-                outputs = runner.infer({"image": np.array([[encoded]], dtype=np.object_)})
+                prediction = _predict_one(runner, image)
             except BadInput as error:
-                raise BadInput(f"{image}: {error}") from error
-            seconds = time.perf_counter() - start
-            if not any(answer <= outputs.keys() for answer in _ANSWERS):
-                raise BadInput(
-                    f"{model} answers {', '.join(outputs)}, which is a step's answer; predict asks "
-                    "whole models, as dfvt_s_classification"
-                )
-            yield Prediction(
-                image=str(image),
-                outputs={
-                    name: value[0] if name in BINARY else _text(value[0])
-                    for name, value in outputs.items()
-                },
-                milliseconds=seconds * 1000,
-                bytes_sent=len(encoded),
-                bytes_received=sum(map(_payload, outputs.values())),
-            )
+                if failed is None:
+                    raise
+                failed(str(image), error)
+            else:
+                yield prediction if min_score is None else _above(prediction, min_score)
+
+
+def _predict_one(runner: TritonRunner, image: str | Path) -> Prediction:
+    encoded = read_image(image)
+    start = time.perf_counter()
+    try:
+        outputs = runner.infer({"image": np.array([[encoded]], dtype=np.object_)})
+    except BadInput as error:
+        raise BadInput(f"{image}: {error}") from error
+    seconds = time.perf_counter() - start
+    if (task := task_of(outputs)) is None:
+        raise BadInput(
+            f"{runner.model} answers {', '.join(outputs)}, which is a step's answer; predict asks "
+            "whole models, as dfvt_s_classification"
+        )
+    texts = {spec.name for spec in served_task(task).answers if spec.dtype == "string"}
+    return Prediction(
+        image=str(image),
+        task=task,
+        outputs={k: _decoded(v[0]) if k in texts else v[0] for k, v in outputs.items()},
+        milliseconds=seconds * 1000,
+        bytes_sent=len(encoded),
+        bytes_received=sum(map(payload, outputs.values())),
+    )
+
+
+def image_paths(patterns: Sequence[str]) -> list[Path]:
+    """The image files that paths, folders (with their subfolders) and patterns with `*`, `?` or `[`
+    name. A path that exists is never taken for a pattern. Raises BadInput where a folder holds no
+    image, or nothing fits a pattern."""
+    found: list[Path] = []
+    for text in patterns:
+        path = Path(text)
+        if path.is_dir():
+            images = find_images(path)
+            if not images:
+                raise BadInput(f"folder {text} holds no {', '.join(SUFFIXES)} file")
+        elif glob.has_magic(text) and not path.exists():
+            matches = map(Path, sorted(glob.glob(text, recursive=True)))  # noqa: PTH207
+            images = [match for match in matches if match.is_file()]
+            if not images:
+                raise BadInput(f"no file fits the pattern {text!r}")
+        else:
+            images = [path]
+        found += images
+    return list(dict.fromkeys(found))
 
 
 def read_image(path: str | Path) -> bytes:
-    """The bytes of an image file."""
+    """The bytes of an image file; BadInput where it cannot be read or is not a regular file."""
+    path = Path(path)
     try:
-        return Path(path).read_bytes()
-    except OSError as error:
-        raise BadInput(f"image {path} cannot be read: {error.strerror}") from error
+        if path.exists() and not path.is_file():
+            raise BadInput(f"image {path} is not a file")
+        return path.read_bytes()
+    except (OSError, ValueError) as error:  # a path with a null character is a ValueError
+        reason = getattr(error, "strerror", None) or error
+        raise BadInput(f"image {path} cannot be read: {reason}") from error
 
 
-def _text(value: NDArray[Any]) -> NDArray[Any]:
-    if value.dtype != np.object_:
-        return value
+def _above(prediction: Prediction, min_score: float) -> Prediction:
+    """The prediction with its scored answers of at least `min_score`; others stay as they are."""
+    outputs, task = prediction.outputs, served_task(prediction.task)
+    if not task.scored:
+        raise BadInput(f"--min-score {min_score:g}: {prediction.task} gives no scores; omit it")
+    rows = len(outputs["scores"]) if task.row_count is None else outputs[task.row_count].item()
+    keep = np.flatnonzero(outputs["scores"][:rows] >= min_score)
+    kept = {name: outputs[name][keep] for name in task.scored}
+    if task.row_count is not None:
+        kept[task.row_count] = np.array([len(keep)], np.int32)
+    return replace(prediction, outputs=outputs | kept)
+
+
+def _decoded(value: NDArray[Any]) -> NDArray[Any]:
     return np.array([item.decode() for item in value.reshape(-1)]).reshape(value.shape)
 
 
-def _payload(value: NDArray[Any]) -> int:
+def payload(value: NDArray[Any]) -> int:
+    """The bytes that a tensor takes in a request or an answer."""
     if value.dtype != np.object_:
         return value.nbytes
     return sum(4 + len(item) for item in value.reshape(-1))  # each string after its length

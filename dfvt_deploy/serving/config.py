@@ -1,60 +1,22 @@
-"""config.pbtxt of the four models of one task, as protobuf messages.
+"""config.pbtxt of the four models of one exported model, as protobuf messages.
 
 Field by field: https://docs.nvidia.com/deeplearning/triton-inference-server (model
-configuration); the backends' own parameters in the README of each backend.
+configuration); the parameters of a backend are in the README of the backend.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal
 
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as schema
 
-from ..artifact import Manifest, TensorSpec
-from ..tasks.images import ImageLimits
-from .tasks import SERVED_TASKS, ServedTask
-
-#: File of the encoded image (4-byte length, then the bytes) that warms up preprocessing.
-WARMUP_IMAGE = "sample.bytes"
-
-#: Height and width that warm up a network of any size.
-WARMUP_SIZE = 224, 224
-
-
-@dataclass(frozen=True)
-class Placement:
-    """Where the steps run and how often.
-
-    device: of the network. On `cpu` one instance uses all cores (an omitted count would mean two
-        instances, each with a pool of all cores); on `gpu` there is one per GPU.
-    preprocess_instances: processes that decode images; they bound the throughput of a fast GPU.
-    threads: of one network instance on the CPU; 0 for all cores.
-    queue_delay_us: how long the network waits for more images to fill a batch.
-    cuda_graphs: record the TensorRT network at batch 1 and the powers of 2, which the batcher
-        then prefers. For networks of fixed height and width.
-    """
-
-    device: Literal["cpu", "gpu"] = "cpu"
-    network_instances: int = 1
-    preprocess_instances: int = 2
-    threads: int = 0
-    queue_delay_us: int = 0
-    cuda_graphs: bool = False
-
-    def __post_init__(self) -> None:
-        for name, low, high in (
-            ("network_instances", 1, 1024),
-            ("preprocess_instances", 1, 1024),
-            ("threads", 0, 1024),
-            ("queue_delay_us", 0, 10_000_000),
-        ):
-            if not low <= getattr(self, name) <= high:
-                raise ValueError(f"{name} {getattr(self, name)} is outside {low}..{high}")
-
+from ..manifest import TensorSpec
+from .backends import add_parameters, backend_of
+from .layout import warmup_file
+from .options import PopulateOptions
+from .served_model import ServedModel
+from .tasks import Answer
 
 _DTYPES = {
     "uint8": schema.TYPE_UINT8,
@@ -62,77 +24,33 @@ _DTYPES = {
     "int64": schema.TYPE_INT64,
     "float32": schema.TYPE_FP32,
     "bytes": schema.TYPE_STRING,
+    "string": schema.TYPE_STRING,
 }
 
 
-@dataclass(frozen=True)
-class NetworkFiles:
-    """What the network's backend serves, by file name.
-
-    default: for every machine, or for GPUs not in `by_capability`; empty where those get none.
-    by_capability: plans by the compute capability of the GPU they are for, as "9.0".
-    warmup_size: height and width of the images that warm up a network of any size.
-    """
-
-    backend: Literal["onnxruntime", "tensorrt"]
-    default: str
-    by_capability: Mapping[str, str] = field(default_factory=dict)
-    warmup_size: tuple[int, int] = WARMUP_SIZE
+def configs(model: ServedModel) -> dict[str, schema.ModelConfig]:
+    """The configs of the steps by the step's name, and of the ensemble as `ensemble`."""
+    return {
+        "preprocess": _preprocess_config(model),
+        "network": _network_config(model),
+        "postprocess": _postprocess_config(model),
+        "ensemble": _ensemble_config(model),
+    }
 
 
-@dataclass(frozen=True)
-class ServedModel:
-    """A model as its configs describe it; `answer_options` are those of the task's `answers`."""
-
-    manifest: Manifest
-    max_batch_size: int
-    answer_options: Mapping[str, Any]
-    limits: ImageLimits
-    placement: Placement
-
-    @property
-    def task(self) -> ServedTask:
-        return SERVED_TASKS[self.manifest.task]
-
-    @property
-    def prepared(self) -> tuple[TensorSpec, ...]:
-        """What the preprocess step makes."""
-        return (*self.manifest.inputs, *self.task.carried)
-
-    @property
-    def awaited(self) -> tuple[TensorSpec, ...]:
-        """What the postprocess step takes: outputs of the network, and sizes beside it."""
-        names = self.task.network_outputs
-        outputs = tuple(spec for spec in self.manifest.outputs if spec.name in names)
-        return (*outputs, *(spec for spec in self.prepared if spec.name != "images"))
-
-    @property
-    def answers(self) -> tuple[TensorSpec, ...]:
-        return self.task.answers(self.answer_options)
-
-
-def network_config(model: ServedModel, files: NetworkFiles) -> schema.ModelConfig:
+def _network_config(model: ServedModel) -> schema.ModelConfig:
     """`<name>_network`: the exported file or its plans, also callable directly with tensors."""
-    manifest, placement, backend = model.manifest, model.placement, files.backend
-    config = schema.ModelConfig(
-        name=f"{manifest.name}_network",
-        backend=backend,
-        default_model_filename=files.default,
-        cc_model_filenames=files.by_capability,
-        max_batch_size=model.max_batch_size,
-        input=[_input(spec) for spec in manifest.inputs],
-        output=[_output(spec) for spec in manifest.outputs],
-        dynamic_batching=schema.ModelDynamicBatching(
-            max_queue_delay_microseconds=placement.queue_delay_us
-        ),
-    )
-    _instances(config, placement.device, placement.network_instances)
-    if backend == "onnxruntime" and placement.device == "cpu":
-        _parameters(config, intra_op_thread_count=placement.threads, inter_op_thread_count=1)
-    if backend == "onnxruntime" and not model.task.arena:
-        _parameters(config, enable_mem_arena=0, enable_mem_pattern=0)
-    if placement.cuda_graphs:
-        _record_cuda_graphs(config)
+    manifest, options, files = model.manifest, model.options, model.files
+    config = _model(model, "network")
+    config.backend = options.backend
+    config.default_model_filename = files.default
+    config.cc_model_filenames.update(files.by_capability)
+    config.input.extend(_input(spec) for spec in manifest.inputs)
+    config.output.extend(_output(spec) for spec in manifest.outputs)
+    config.dynamic_batching.max_queue_delay_microseconds = options.queue_delay_us
+    _bound_queue(config, options)
+    _add_instances(config, options.chosen_device, options.instances)
+    backend_of(options.backend).configure(config, model)
     warmup = config.model_warmup.add(name="one", batch_size=1)
     for spec in manifest.inputs:
         tensor = warmup.inputs[spec.name]
@@ -143,72 +61,66 @@ def network_config(model: ServedModel, files: NetworkFiles) -> schema.ModelConfi
     return config
 
 
-def _record_cuda_graphs(config: schema.ModelConfig) -> None:
-    """Graphs hold one batch size each; batches of other sizes run without."""
-    powers = [2**n for n in range(1, config.max_batch_size.bit_length())]
-    sizes = sorted({1, *powers, config.max_batch_size})
-    config.dynamic_batching.preferred_batch_size.extend(sizes)
-    config.optimization.cuda.graphs = True
-    for size in sizes:
-        graph = config.optimization.cuda.graph_spec.add(batch_size=size)
-        for tensor in config.input:
-            graph.input[tensor.name].dim.extend(tensor.dims)
-
-
-def preprocess_config(model: ServedModel) -> schema.ModelConfig:
-    """`<name>_preprocess`: encoded images to tensors. Not batched by the server: an image is
-    decoded as soon as a process is free."""
-    manifest = model.manifest
-    config = _python_model(model, "preprocess", model.placement.preprocess_instances)
+def _preprocess_config(model: ServedModel) -> schema.ModelConfig:
+    """`<name>_preprocess`: encoded images to tensors."""
+    manifest, options = model.manifest, model.options
+    config = _python_model(model, "preprocess", options.decoders)
     config.input.append(_image_input())
     config.output.extend(_output(spec) for spec in model.prepared)
     canvas = manifest.preprocessing.canvas
-    _parameters(
+    add_parameters(
         config,
         task=manifest.task,
         input=manifest.input_kind,
         options=json.dumps({"canvas": canvas} if canvas else {}),
-        max_bytes=model.limits.max_bytes,
-        max_pixels=model.limits.max_pixels,
+        max_bytes=options.max_bytes,
+        max_pixels=options.max_pixels,
     )
     warmup = config.model_warmup.add(name="one", batch_size=1)
     tensor = warmup.inputs["image"]
     tensor.data_type = schema.TYPE_STRING
     tensor.dims.append(1)
-    tensor.input_data_file = WARMUP_IMAGE
+    tensor.input_data_file = warmup_file(model.version)
     return config
 
 
-def postprocess_config(model: ServedModel) -> schema.ModelConfig:
+def _postprocess_config(model: ServedModel) -> schema.ModelConfig:
     """`<name>_postprocess`: the network's outputs to the answers."""
     config = _python_model(model, "postprocess", 1)
     config.input.extend(_input(spec) for spec in model.awaited)
     config.output.extend(_output(spec) for spec in model.answers)
-    _parameters(config, task=model.manifest.task, options=json.dumps(dict(model.answer_options)))
+    add_parameters(
+        config,
+        task=model.manifest.task,
+        options=json.dumps(dict(model.answer_options)),
+        on_request=json.dumps(model.task.on_request),
+    )
     return config
 
 
-def ensemble_config(model: ServedModel) -> schema.ModelConfig:
-    """`<name>`: image in, answers out, through the newest version of each step."""
+def _ensemble_config(model: ServedModel) -> schema.ModelConfig:
+    """`<name>`: image in, answers out, through this version of each step."""
     name = model.manifest.name
-    config = schema.ModelConfig(
-        name=name,
-        platform="ensemble",
-        max_batch_size=model.max_batch_size,
-        input=[_image_input()],
-        output=[_output(spec) for spec in model.answers],
-    )
+    config = _model(model)
+    config.platform = "ensemble"
+    config.input.append(_image_input())
+    config.output.extend(_output(spec) for spec in model.answers)
     # A tensor has one name in an ensemble, and an answer may be called as the network's output is.
     made = {spec.name: spec.name for spec in model.prepared}
     from_network = {name: f"network_{name}" for name in model.task.network_outputs}
-    answers = {spec.name: spec.name for spec in model.answers}
-    steps = (
+    awaited = {spec.name: {**made, **from_network}[spec.name] for spec in model.awaited}
+    always = [s.name for s in model.answers if s.name not in model.task.on_request]
+    steps = [
         ("preprocess", {"image": "image"}, made),
         ("network", {spec.name: made[spec.name] for spec in model.manifest.inputs}, from_network),
-        ("postprocess", {s.name: {**made, **from_network}[s.name] for s in model.awaited}, answers),
-    )
+        ("postprocess", awaited, {name: name for name in always}),
+        # Triton leaves out a step whose outputs no request asks for, but never a single output.
+        *(("postprocess", awaited, {name: name}) for name in model.task.on_request),
+    ]
     for step, taken, given in steps:
-        entry = config.ensemble_scheduling.step.add(model_name=f"{name}_{step}", model_version=-1)
+        entry = config.ensemble_scheduling.step.add(
+            model_name=f"{name}_{step}", model_version=model.version
+        )
         entry.input_map.update(taken)
         entry.output_map.update(given)
     return config
@@ -224,18 +136,36 @@ def from_text(text: str) -> schema.ModelConfig:
     return text_format.Parse(text, schema.ModelConfig())
 
 
-def _python_model(model: ServedModel, step: str, instances: int) -> schema.ModelConfig:
+def _model(model: ServedModel, step: str = "") -> schema.ModelConfig:
+    """What all four configs have; only this version is loaded."""
     config = schema.ModelConfig(
-        name=f"{model.manifest.name}_{step}",
-        backend="python",
-        default_model_filename="model.py",
+        name=f"{model.manifest.name}_{step}" if step else model.manifest.name,
         max_batch_size=model.max_batch_size,
     )
-    _instances(config, "cpu", instances)
+    config.version_policy.specific.versions.append(model.version)
     return config
 
 
-def _instances(config: schema.ModelConfig, device: str, count: int) -> None:
+def _python_model(model: ServedModel, step: str, instances: int) -> schema.ModelConfig:
+    config = _model(model, step)
+    config.backend = "python"
+    config.default_model_filename = "model.py"
+    # Never several requests as one: each goes to the first process that is free.
+    config.dynamic_batching.preferred_batch_size.append(1)
+    _bound_queue(config, model.options)
+    _add_instances(config, "cpu", instances)
+    return config
+
+
+def _bound_queue(config: schema.ModelConfig, options: PopulateOptions) -> None:
+    """Refuse requests beyond the number that may wait, and those that wait too long."""
+    policy = config.dynamic_batching.default_queue_policy
+    policy.max_queue_size = options.queue_size
+    policy.default_timeout_microseconds = round(options.queue_timeout * 1e6)
+    policy.allow_timeout_override = True
+
+
+def _add_instances(config: schema.ModelConfig, device: str, count: int) -> None:
     kind = (
         schema.ModelInstanceGroup.KIND_GPU
         if device == "gpu"
@@ -244,16 +174,11 @@ def _instances(config: schema.ModelConfig, device: str, count: int) -> None:
     config.instance_group.add(kind=kind, count=count)
 
 
-def _parameters(config: schema.ModelConfig, **parameters: object) -> None:
-    for key, value in parameters.items():
-        config.parameters[key].string_value = str(value)
-
-
 def _image_input() -> schema.ModelInput:
     return schema.ModelInput(name="image", data_type=schema.TYPE_STRING, dims=[1])
 
 
-def _dims(spec: TensorSpec) -> list[int]:
+def _dims(spec: TensorSpec | Answer) -> list[int]:
     """Dimensions without the batch, which Triton counts separately; symbolic ones are -1."""
     return [dim if isinstance(dim, int) else -1 for dim in spec.shape[1:]]
 
@@ -262,5 +187,5 @@ def _input(spec: TensorSpec) -> schema.ModelInput:
     return schema.ModelInput(name=spec.name, data_type=_DTYPES[spec.dtype], dims=_dims(spec))
 
 
-def _output(spec: TensorSpec) -> schema.ModelOutput:
+def _output(spec: TensorSpec | Answer) -> schema.ModelOutput:
     return schema.ModelOutput(name=spec.name, data_type=_DTYPES[spec.dtype], dims=_dims(spec))

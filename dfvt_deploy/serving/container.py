@@ -9,92 +9,64 @@ import ctypes
 import os
 import shutil
 import stat
-import urllib.error
-import urllib.request
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
-from ..artifact import MANIFEST, Artifact, exported_models, open_artifact, read_manifest
-from ..engines.bindings import bindings
-from ..engines.build import BuildOptions, build_trt
-from ..engines.gpu import Gpu, find_gpu
-from ..engines.profiles import Shapes
-from ..engines.record import Engine, Flavor, engine_file_name, open_engine
-from ..errors import ArtifactError, DfvtError, StageFailed
+import numpy as np
+
+from ..artifact import Artifact, open_artifact, read_manifest
+from ..engines.build import build_engine
+from ..engines.engine import Engine, engine_file_name, open_engine
+from ..engines.machine import bindings
+from ..errors import ArtifactError, DfvtError, ServerFailed, StageFailed
+from ..gpu.devices import Gpu, find_gpu
+from ..manifest import MANIFEST
 from ..progress import note
-from ..types import Precision
-from .config import Placement
-from .layout import CONFIG
-from .repository import PopulatedModel, PopulateOptions, populate
-from .tasks import SERVED_TASKS
-
-Backend = Literal["tensorrt", "onnxruntime"]
+from ..runners.triton import TritonRunner
+from ..types import Flavor, Int8Target, Precision
+from .http_api import is_ready
+from .layout import CONFIG, ensembles, warmup_image
+from .options import ContainerOptions, PrepareOptions
+from .repository import PopulatedModel, populate
+from .tasks import served_task
 
 #: Major versions of the library that TensorRT's own bindings load.
 _TENSORRT_MAJORS = (11, 10)
 
-
-@dataclass(frozen=True)
-class ContainerOptions:
-    """What the image's environment variables say.
-
-    exports: folder of exported models. Engines are built into it, or into a copy within `state`
-        where it cannot be written.
-    state: what the image keeps between starts.
-    backend: of the network. There is no falling back from one to the other: a server that is 50
-        times slower than it should be is worse than one that says why it does not start.
-    precision: fp16 with tensorrt, else fp32, when None.
-    models: names under `exports`; all of them when empty.
-    max_batch_size: the task's own when None.
-    """
-
-    exports: Path
-    state: Path
-    backend: Backend = "tensorrt"
-    precision: Precision | None = None
-    models: tuple[str, ...] = ()
-    max_batch_size: int | None = None
-
-    @property
-    def chosen_precision(self) -> Precision:
-        default = Precision.FP16 if self.backend == "tensorrt" else Precision.FP32
-        return self.precision or default
+#: Seconds that a model has to answer the request of a health check.
+_HEALTH_TIMEOUT_S = 30
 
 
-def repository_to_serve(options: ContainerOptions, mounted: Path) -> Path:
-    """The mounted repository as it is where it holds a model, else one made from the exports.
-
-    Raises:
-        StageFailed, BadInput: see `prepare`.
-    """
-    if any(mounted.glob(f"*/{CONFIG}")):
-        note(f"serving {mounted} as it is")
-        return mounted
-    repository = options.state / "model_repository"
+def repository_to_serve(options: PrepareOptions) -> Path:
+    """The mounted repository as it is where it holds a model, else one made from the exports."""
+    repository = served_repository(options)
+    if repository == options.repository:
+        note(f"serving {repository} as it is")
+        return repository
     _remove(repository)  # it is made from the exports, and they may have changed
     prepare(options, repository)
-    _set_read_only(repository)
+    for path in (*repository.rglob("*"), repository):
+        path.chmod(path.stat().st_mode & ~0o222)
     return repository
 
 
-def prepare(options: ContainerOptions, repository: Path) -> list[PopulatedModel]:
+def served_repository(options: ContainerOptions) -> Path:
+    """The mounted repository where it holds a model, else the one that is made from the exports."""
+    mounted = any(options.repository.glob(f"*/{CONFIG}"))
+    return options.repository if mounted else options.state / "model_repository"
+
+
+def prepare(options: PrepareOptions, repository: Path) -> list[PopulatedModel]:
     """Add the exported models to a repository; for TensorRT, with an engine for the GPU found here:
     the one in `exports` where it fits, else a new one.
 
-    Raises:
-        StageFailed: no GPU, no TensorRT, or an engine could not be built.
-        BadInput: no model, or one without a file of the precision.
+    There is no falling back from one backend to the other: a server that is 50 times slower than it
+    should be is worse than one that says why it does not start. Raises StageFailed where there is
+    no GPU or no TensorRT, or an engine could not be built, and BadInput where there is no model, or
+    one without a file of the precision.
     """
-    folders = [options.exports / name for name in options.models] or exported_models(
-        options.exports
-    )
-    placement = Placement(preprocess_instances=4 if options.backend == "tensorrt" else 2)
-    populate_options = PopulateOptions(max_batch_size=options.max_batch_size, placement=placement)
-    machine = _tensorrt_here() if options.backend == "tensorrt" else None
+    machine = _tensorrt_here() if options.backend.facts.engines else None
     done = []
-    for folder in folders:
+    for folder in options.folders:
         engines = None
         if machine is not None:
             folder = _writable(folder, options.state)
@@ -102,33 +74,33 @@ def prepare(options: ContainerOptions, repository: Path) -> list[PopulatedModel]
         done.append(
             populate(
                 folder,
+                engines=engines,
                 repository=repository,
                 backend=options.backend,
                 precision=options.chosen_precision,
-                engines=engines,
-                options=populate_options,
+                max_batch_size=options.max_batch_size,
             )
         )
         note(f"{done[-1].name}: {options.backend}, {options.chosen_precision}")
     return done
 
 
-def is_ready(url: str) -> bool:
-    """Whether the server at `host:port` has loaded every model."""
-    try:
-        with urllib.request.urlopen(f"http://{url}/v2/health/ready", timeout=5) as reply:
-            return bool(reply.status == 200)
-    except (OSError, urllib.error.URLError):
-        return False
+def check_health(url: str, repository: Path) -> tuple[str, ...]:
+    """Ask the server at `host:port` over HTTP whether it is ready, and each model for an answer;
+    the names of the models. Raises ServerFailed where one is not ready or does not answer."""
+    if not is_ready(url):
+        raise ServerFailed(f"the server at {url} is not ready")
+    models = ensembles(repository)
+    for name in models:
+        image = np.array([[warmup_image(repository, name)]], dtype=np.object_)
+        with TritonRunner(name, url, "http", timeout=_HEALTH_TIMEOUT_S) as runner:
+            runner.infer({"image": image})
+    return models
 
 
 def tensorrt_requirement() -> str:
     """The pip requirement of TensorRT's Python bindings for the library that is installed, so that
-    engines are built by what the server loads them with.
-
-    Raises:
-        StageFailed: there is no such library.
-    """
+    engines are built by what the server loads them with. Raises StageFailed without a library."""
     for major in _TENSORRT_MAJORS:
         try:
             number = ctypes.CDLL(f"libnvinfer.so.{major}").getInferLibVersion()
@@ -151,20 +123,22 @@ def _tensorrt_here() -> tuple[Gpu, str]:
     return gpu, version
 
 
-def _engine(folder: Path, options: ContainerOptions, gpu: Gpu, version: str) -> Engine:
+def _engine(folder: Path, options: PrepareOptions, gpu: Gpu, version: str) -> Engine:
     """The engine of a model for this GPU and this TensorRT, built unless it is there."""
     precision = options.chosen_precision
-    artifact = open_artifact(folder, precision)
-    task = SERVED_TASKS[artifact.manifest.task]
+    artifact = open_artifact(folder, precision, Int8Target.TENSORRT)
+    task = served_task(artifact.manifest.task)
     images = options.max_batch_size or task.max_batch_size
     try:
         return _fitting_engine(artifact, precision, gpu, version, images)
     except ArtifactError as error:
         note(f"building {folder.name} in {precision}, which takes minutes: {error}")
-    build = BuildOptions(timing_cache=options.state / "timing")
-    if images > 1:
-        build = replace(build, shapes=Shapes(max_batch=images))
-    return build_trt(folder, precision=precision, options=build)
+    return build_engine(
+        folder,
+        precision=precision,
+        max_batch=images,
+        timing_cache_folder=options.state / "timing",
+    )
 
 
 def _fitting_engine(
@@ -176,7 +150,7 @@ def _fitting_engine(
         raise ArtifactError(f"{artifact.directory} has no {path.name}")
     engine = open_engine(
         path,
-        source=artifact.onnx_path(precision),
+        source=artifact.onnx_path(precision, Int8Target.TENSORRT),
         runtime_version=version,
         compute_capability=capability,
     )
@@ -202,19 +176,9 @@ def _writable(folder: Path, state: Path) -> Path:
     return copy
 
 
-def _set_read_only(directory: Path) -> None:
-    for path in (*directory.rglob("*"), directory):
-        path.chmod(path.stat().st_mode & ~0o222)
-
-
 def _remove(directory: Path) -> None:
     if directory.exists():
         for path in (directory, *directory.rglob("*")):
             if path.is_dir():
                 path.chmod(path.stat().st_mode | stat.S_IRWXU)
         shutil.rmtree(directory)
-
-
-def listed(models: str) -> Sequence[str]:
-    """Names separated by commas."""
-    return tuple(name.strip() for name in models.split(",") if name.strip())

@@ -4,81 +4,100 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 from ..engines.releases import DEFAULT_RELEASE, triton_releases
-from ..errors import BadInput, ServerFailed
+from ..errors import ArtifactError, BadInput, ServerFailed
 from ..progress import note
-from .layout import CONFIG, rtx_plans
-from .server import RESTRICTED, Ports
+from .admin_key import restrictions
+from .layout import CONFIG, models_of
+from .monitoring import SUMMARIES
+from .ports import Ports
+from .records import CACHE, rtx_plans, verify_repository
 
 #: A release with the security fixes that the embedded server lacks.
 IMAGE = triton_releases()[DEFAULT_RELEASE].image
 
+#: The packages of the Python steps, as they were tested, for the Python of the image.
+_PACKAGES = "numpy==1.26.4 pillow==12.0.0 opencv-python-headless==4.11.0.86"
 
-def docker_command(repository: Path, host: str, ports: Ports) -> list[str]:
+#: Largest request over HTTP; images of one request are as many as a batch holds.
+_MAX_REQUEST_BYTES = 256 * 2**20
+
+
+def docker_command(
+    repository: Path, host: str, ports: Ports, monitoring: Sequence[str] = SUMMARIES
+) -> list[str]:
     """The `docker run` that serves a repository, published on `host` with these ports.
 
-    The repository is mounted read-only; its requirements.txt is installed as the container
-    starts, since NVIDIA's image has no Pillow and no OpenCV.
-
-    Raises:
-        BadInput: there is no such repository, or the container cannot serve it.
+    The models are mounted read-only, and nobody can steer the server. The container runs as an
+    ordinary user without capabilities on a read-only file system; the packages of the Python steps,
+    which NVIDIA's image lacks, are installed into its memory as it starts. Raises ArtifactError
+    where a file was changed since it was populated, BadInput where there is no such repository, or
+    the container cannot serve it.
     """
     if 0 in vars(ports).values():
         raise BadInput("--ephemeral-ports is not for --docker; choose --http-port and the others")
-    configs = [path.read_text(encoding="utf-8") for path in repository.glob(f"*/{CONFIG}")]
-    if not configs:
-        raise BadInput(f"{repository} holds no model; make one with: dfvt-deploy populate")
+    repository = repository.resolve()
+    models = models_of(repository)
     if plans := rtx_plans(repository):
         raise BadInput(
             f"{plans[0]} is a TensorRT-RTX plan, which NVIDIA's tensorrt backend does not load; "
             "populate with the plans of TensorRT"
         )
+    verify_repository(repository)
+    if caches := sorted(repository.rglob(CACHE)):
+        raise ArtifactError(f"{caches[0]} holds compiled code, which is not verified; remove it")
+    configs = [(repository / name / CONFIG).read_text(encoding="utf-8") for name in models]
     gpus = any("KIND_GPU" in config for config in configs)
     publish = [
         f"--publish={host}:{port}:{inside}"
         for port, inside in ((ports.http, 8000), (ports.grpc, 8001), (ports.metrics, 8002))
     ]
-    server = [
-        "tritonserver",
-        "--model-repository=/models",
-        "--model-control-mode=none",
-        "--disable-auto-complete-config",
-        # The key is made inside the container, so that nobody outside knows it.
-        f"--http-restricted-api={RESTRICTED}:dfvt-admin=$KEY",
-        f"--grpc-restricted-protocol={RESTRICTED}:dfvt-admin=$KEY",
-    ]
+    # No header can hold a line break, so nobody has the key.
+    closed = " ".join(f'"{words}"' for words in restrictions(host, "$KEY"))
     script = (
-        "pip install --quiet --requirement /models/requirements.txt && "
-        "KEY=$(head -c 24 /dev/urandom | base64 | tr -d '+/=') && "
-        f"exec {' '.join(server)}"
+        "pip install --quiet --no-cache-dir --only-binary=:all: --target=/tmp/packages "
+        f"{_PACKAGES} && KEY=$(printf '\\n\\n-') && exec \"$@\" {closed}"
     )
     return [
         "docker",
         "run",
         "--rm",
         *(["--gpus=all"] if gpus else []),
-        "--shm-size=1g",
+        "--user=10001:10001",
+        "--cap-drop=ALL",
         "--security-opt=no-new-privileges",
+        "--read-only",
+        "--tmpfs=/tmp:exec",
+        "--shm-size=1g",
+        "--env=HOME=/tmp",
+        "--env=PYTHONPATH=/tmp/packages",
         *publish,
-        f"--volume={repository.resolve()}:/models:ro",
+        *(f"--volume={repository / name}:/models/{name}:ro" for name in models),
         IMAGE,
         "bash",
         "-c",
         script,
+        "serve",
+        "tritonserver",
+        "--model-repository=/models",
+        "--model-control-mode=none",
+        "--disable-auto-complete-config",
+        f"--http-max-input-size={_MAX_REQUEST_BYTES}",
+        *monitoring,
     ]
 
 
 def run(command: list[str]) -> None:
-    """Run the container in the foreground where a Docker engine answers, else only say so.
-
-    A signal that ends this process ends the container first.
-
-    Raises:
-        ServerFailed: the container ended with another status than 0.
-    """
-    if not _engine_answers():
+    """Run the container in the foreground where a Docker engine answers, else only say so. A signal
+    that ends this process ends the container first. Raises ServerFailed where the container ended
+    with another status than 0."""
+    if (
+        not shutil.which("docker")
+        or subprocess.run(["docker", "info"], capture_output=True).returncode
+    ):
         note("no Docker engine answers here, so the command was only printed")
         return
     container = subprocess.Popen(command)
@@ -90,9 +109,3 @@ def run(command: list[str]) -> None:
         raise
     if status:
         raise ServerFailed(f"the container ended with status {status}")
-
-
-def _engine_answers() -> bool:
-    if shutil.which("docker") is None:
-        return False
-    return subprocess.run(["docker", "info"], capture_output=True).returncode == 0

@@ -12,9 +12,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import MissingDependency, StageFailed
-from ..runners import gpu
+from .backend_names import BackendName
+from .backends import backend_of
 
-_BACKENDS = Path(__file__).parent / "backends"
+_EMBEDDED = Path(__file__).parent / "embedded"
+#: Packages that Python processes of the embedded server import.
+_NEEDED_PACKAGES = ("numpy", "PIL", "cv2", "onnxruntime", "openvino")
+
+_NO_CACHE = shutil.ignore_patterns("__pycache__")
 
 #: Triton in the nvidia-pytriton 0.7 wheel, by NVIDIA's release table; see docs/serving.md.
 EMBEDDED_VERSION = "2.51.0 (24.10)"
@@ -22,8 +27,7 @@ EMBEDDED_VERSION = "2.51.0 (24.10)"
 
 @dataclass(frozen=True)
 class Installation:
-    """A tritonserver binary. `embedded`: the one of the nvidia-pytriton wheel, which lacks security
-    fixes and is for the loopback address."""
+    """A tritonserver binary; the `embedded` one of nvidia-pytriton lacks security fixes."""
 
     binary: Path
     embedded: bool
@@ -33,11 +37,8 @@ class Installation:
 
 def find_tritonserver(runtime: Path) -> Installation:
     """The tritonserver on PATH, else the embedded one with its backends laid out in `runtime`.
-
-    Raises:
-        MissingDependency: there is none.
-        StageFailed: the embedded one cannot run with this Python.
-    """
+    Raises MissingDependency where there is none, StageFailed where the embedded one cannot run with
+    this Python."""
     if binary := shutil.which("tritonserver"):
         return Installation(Path(binary), embedded=False)
     root = embedded_root()
@@ -76,41 +77,43 @@ def _lay_out_backends(root: Path, backends: Path) -> None:
     shutil.copytree(root / "backends" / "python", python)
     shutil.copyfile(stub, python / stub.name)
     (python / stub.name).chmod(0o755)
-    for model in _BACKENDS.glob("*/model.py"):
-        backend = backends / model.parent.name
-        backend.mkdir()
-        shutil.copyfile(model, backend / model.name)
-        shutil.copyfile(_BACKENDS / "batching.py", backend / "batching.py")
-    shutil.copytree(
-        Path(gpu.__file__).parent,
-        backends / "tensorrt" / "dfvt_gpu",
-        ignore=shutil.ignore_patterns("__pycache__"),
-    )
+    for name in BackendName:
+        backend = backends / name
+        shutil.copytree(_EMBEDDED / name, backend, ignore=_NO_CACHE)
+        shutil.copyfile(_EMBEDDED / "batching.py", backend / "batching.py")
+        for copied, package in backend_of(name).packages.items():
+            origin = importlib.util.find_spec(package)
+            assert origin is not None and origin.submodule_search_locations
+            source = next(iter(origin.submodule_search_locations))
+            shutil.copytree(source, backend / copied, ignore=_NO_CACHE)
 
 
 def _environment(root: Path) -> dict[str, str]:
-    """So that the server finds its libraries, and its Python processes this environment."""
+    """The variables by which the server finds its libraries, and its Python processes theirs."""
     libraries = [str(root.parent.parent / "nvidia_pytriton.libs"), str(libpython_directory())]
     if existing := os.environ.get("LD_LIBRARY_PATH"):
         libraries.append(existing)
-    packages = [p for p in sys.path if p and Path(p).is_dir() and "site-packages" in p]
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     return {
         "LD_LIBRARY_PATH": os.pathsep.join(libraries),
         "PATH": path,
         "PYTHONHOME": sys.base_prefix,
-        "PYTHONPATH": os.pathsep.join(packages),
+        "PYTHONPATH": os.pathsep.join(_package_folders()),
         "PYTHONDONTWRITEBYTECODE": "1",
         "PYTHONUNBUFFERED": "1",
     }
 
 
-def libpython_directory() -> Path:
-    """The folder of this Python's shared library, which Triton's Python processes load.
+def _package_folders() -> list[str]:
+    """The folders of installed packages: the usual ones, and where the needed ones are."""
+    usual = [p for p in sys.path if Path(p).name in ("site-packages", "dist-packages")]
+    specs = [importlib.util.find_spec(name) for name in _NEEDED_PACKAGES]
+    found = [str(Path(spec.origin).parent.parent) for spec in specs if spec and spec.origin]
+    return list(dict.fromkeys([*usual, *found]))
 
-    Raises:
-        StageFailed: there is none.
-    """
+
+def libpython_directory() -> Path:
+    """The folder of Python's shared library, for Triton's processes; StageFailed without one."""
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
     name = f"libpython{version}.so.1.0"
     candidates = [

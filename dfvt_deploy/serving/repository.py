@@ -1,32 +1,46 @@
-"""`populate`: a Triton model repository that stands alone."""
+"""`populate`: an exported model as a new version in a Triton model repository."""
 
 from __future__ import annotations
 
 import io
 import math
+import os
 import shutil
 import struct
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 from .. import tasks
-from ..artifact import MANIFEST, Artifact, open_artifact
-from ..engines.record import Engine
+from ..artifact import Artifact, open_artifact
+from ..engines.engine import Engine
 from ..errors import BadInput, MissingDependency, StageFailed
-from ..files import sha256_of, staging_directory
-from ..progress import note
-from ..tasks.classification import TOP_K
-from ..tasks.images import ImageLimits
-from ..types import Flavor, Precision
-from .layout import CONFIG, model_names, newest_version
-from .tasks import SERVED_TASKS
+from ..files import locked, sha256_of, staging_directory, sync, sync_tree, write_text
+from ..manifest import MANIFEST
+from ..names import STEPS
+from ..progress import note, warn
+from ..provenance import now
+from .backends import backend_of
+from .history import go_live, passed, read_history, verdicts_on
+from .layout import (
+    CONFIG,
+    WARMUP,
+    live_version,
+    model_names,
+    remove_incomplete,
+    version_folders,
+    versions,
+    warmup_file,
+)
+from .options import PopulateOptions
+from .records import VERSION_RECORD, VersionRecord, hashes
+from .served_model import ServedModel
+from .tasks import served_task
 
 try:
     from . import config as pbtxt
-    from .config import Placement
-    from .network import Network, check_cuda_graphs, onnxruntime_network, tensorrt_network
 except ImportError:
     raise MissingDependency("tritonclient", "client") from None
 
@@ -39,171 +53,184 @@ pillow>=10.3
 opencv-python-headless>=4.8
 """
 
-_HERE = Path(__file__).parent
-
-
-@dataclass(frozen=True)
-class PopulateOptions:
-    """Settings of the served model.
-
-    max_batch_size: images in one request or batch; the task's own default (64, dense tasks 4).
-    k: answers per image of a classifier, cut to the class count.
-    """
-
-    max_batch_size: int | None = None
-    k: int = TOP_K
-    limits: ImageLimits = field(default_factory=ImageLimits)
-    placement: Placement = field(default_factory=Placement)
-
-    def __post_init__(self) -> None:
-        if self.max_batch_size is not None and self.max_batch_size < 1:
-            raise BadInput(f"max batch size {self.max_batch_size} is below 1")
-        if self.k < 1:
-            raise BadInput(f"k {self.k} is below 1")
+_PYTHON_MODELS = Path(__file__).parent / "python_models"
 
 
 @dataclass(frozen=True)
 class PopulatedModel:
-    """What `populate` added: the ensemble `name` at `version` in `repository`."""
+    """The version of the ensemble `name` that `populate` added, and whether it is the live one."""
 
     name: str
     version: int
     repository: Path
+    live: bool
 
 
 def populate(
-    model: str | Path,
-    *,
-    repository: str | Path = "model_repository",
-    backend: Literal["onnxruntime", "tensorrt"] = "onnxruntime",
-    precision: Precision | str = Precision.FP32,
-    flavor: Flavor | str = Flavor.TENSORRT,
-    engines: Sequence[Engine] | None = None,
-    version: int | None = None,
-    options: PopulateOptions | None = None,
-    require_validated: bool = False,
+    model: str | Path, *, engines: Sequence[Engine] | None = None, **fields: Any
 ) -> PopulatedModel:
     """Add a version of an exported model to a repository: ensemble, preprocess, network and
     postprocess.
 
-    Nothing of an earlier version is changed but `config.pbtxt`, which is one for all versions of
-    a model; each version keeps the one it came with beside its files. Triton serves the newest.
+    Files of earlier versions stay as they are. The newest version becomes live, in one step for the
+    four models, unless `promote` is False, or the live version passed `validate` and the new one
+    did not; until then, and if this process is killed, the earlier version stays live. With `to`
+    the version is left to `promotion.changes.promote`.
 
-    Args:
-        model: folder of the exported model (`exports/<name>`).
-        backend: of the network. `tensorrt` serves the plans that `build_trt` made, always on a
-            GPU.
-        flavor: of the plans. NVIDIA's `tensorrt` backend does not load those of TensorRT-RTX, so
-            that such a repository runs on the embedded server alone.
-        engines: the plans to serve, as `engines.record.open_engine` gives them; all of the
-            precision and flavor by default.
-        version: the next free one by default.
-        require_validated: take only a file that `validate` passed.
-
-    Raises:
-        ArtifactError: the export or a plan is missing, stale or was changed, or a plan takes
-            fewer images than `max_batch_size`.
-        GateFailed: a passing verdict is required, and the file has none.
-        BadInput: the version exists, or an option is out of range.
-        StageFailed: the repository cannot be written.
+    model: folder of the exported model (`exports/<name>`).
+    engines: the plans to serve, as `engines.engine.open_engine` gives them; all plans of the
+        precision and flavor by default.
+    fields: the fields of `PopulateOptions`.
+    Raises ArtifactError where the export or a plan is missing, stale or was changed, or a plan
+    takes fewer images than the largest batch, GateFailed where a passing verdict is required, and
+    the file has none, BadInput where the version exists, or an option does not fit the model,
+    StageFailed where the repository cannot be written.
     """
-    artifact = open_artifact(model, Precision(precision))
-    repository, options = Path(repository), options or PopulateOptions()
-    if artifact.manifest.task not in SERVED_TASKS:
-        raise BadInput(f"{artifact.manifest.task} models cannot be served yet")
-    max_batch_size = options.max_batch_size or SERVED_TASKS[artifact.manifest.task].max_batch_size
-    if backend == "tensorrt":
-        network = tensorrt_network(
-            artifact, Precision(precision), Flavor(flavor), max_batch_size, engines
-        )
-        options = replace(options, placement=replace(options.placement, device="gpu"))
-    elif Flavor(flavor) is not Flavor.TENSORRT:
-        raise BadInput(f"--flavor {flavor} is for --backend tensorrt")
-    else:
-        network = onnxruntime_network(artifact, Precision(precision))
-    if options.placement.cuda_graphs:
-        check_cuda_graphs(artifact.manifest, network)
-    if require_validated:
-        for source in network.sources:
-            verdict = artifact.require_validated(source)
+    return populate_with(model, PopulateOptions(**fields), engines)
+
+
+def populate_with(
+    model: str | Path, options: PopulateOptions, engines: Sequence[Engine] | None = None
+) -> PopulatedModel:
+    """`populate` with its options as one object."""
+    artifact = open_artifact(model, options.file_precision, options.backend.facts.int8_target)
+    name, task = artifact.manifest.name, served_task(artifact.manifest.task)
+    _check_top_k(artifact, options)
+    max_batch_size = options.max_batch_size or task.max_batch_size
+    files = backend_of(options.backend).files(artifact, options, max_batch_size, engines)
+    if options.require_validated:
+        for source in files.sources:
+            verdict = artifact.require_validated(source, options.precision)
             note(f"{source} passed on {verdict.images:,} images of {verdict.dataset}")
-    name = artifact.manifest.name
-    newest = newest_version(repository, name)
-    version = newest + 1 if version is None else version
-    if version < 1:
-        raise BadInput(f"version {version} is below 1")
-    if any((repository / n / str(version)).exists() for n in model_names(name)):
-        raise BadInput(f"{name} version {version} is in {repository} already; next is {newest + 1}")
+    repository = options.repository
     try:
         repository.mkdir(parents=True, exist_ok=True)
-        with staging_directory(_beside(repository.resolve())) as staging:
-            _stage(staging, artifact, network, version, options)
-            _move_in(staging, repository, name, version, newest)
+        with locked(repository):
+            remove_incomplete(repository, name)
+            version = _free_version(repository, name, options.version)
+            served = ServedModel(
+                manifest=artifact.manifest,
+                version=version,
+                options=options,
+                files=files,
+                max_batch_size=max_batch_size,
+                answer_options=task.answer_options(
+                    artifact.manifest, options.top_k, options.max_pixels
+                ),
+            )
+            with staging_beside(repository, name) as staging:
+                _stage(staging, artifact, served)
+                _move_in(staging, repository, name, version)
+            if options.promote and not options.to and version == max(versions(repository, name)):
+                _go_live_unless_validated(repository, name, version)
+            listed = repository / "requirements.txt"
+            if not listed.is_file() or listed.read_text(encoding="utf-8") != REQUIREMENTS:
+                write_text(listed, REQUIREMENTS)
     except OSError as error:
         raise StageFailed(f"{repository} cannot be written: {error}") from error
-    return PopulatedModel(name, version, repository)
+    live = version == live_version(repository, name)
+    return PopulatedModel(name, version, repository, live)
 
 
-def _beside(repository: Path) -> Path:
-    """Where to stage: beside the repository, or inside where that is another file system."""
-    same = repository.stat().st_dev == repository.parent.stat().st_dev
-    return repository if same else repository / "staging"
+def _go_live_unless_validated(repository: Path, name: str, version: int) -> None:
+    """Make a version live, but never in place of one that passed `validate` if it did not."""
+    verdicts, live = verdicts_on(repository, name, version), live_version(repository, name)
+    changes = read_history(repository, name)
+    validated = bool(changes) and changes[-1].version == live and not changes[-1].unvalidated
+    if validated and not passed(verdicts):
+        return warn(
+            f"{name} version {live}, which passed validate, stays live: version {version} has no "
+            "passing verdict"
+        )
+    go_live(repository, name, version, "populate", verdicts=verdicts)
 
 
-def _stage(
-    staging: Path,
-    artifact: Artifact,
-    network: Network,
-    version: int,
-    options: PopulateOptions,
-) -> None:
-    """Write the four models, complete, into an empty folder."""
+def _check_top_k(artifact: Artifact, options: PopulateOptions) -> None:
     manifest = artifact.manifest
-    task = SERVED_TASKS[manifest.task]
-    model = pbtxt.ServedModel(
-        manifest=manifest,
-        max_batch_size=options.max_batch_size or task.max_batch_size,
-        answer_options=task.answer_options(manifest, options.k, options.limits.max_pixels),
-        limits=options.limits,
-        placement=options.placement,
-    )
-    configs = {
-        "preprocess": pbtxt.preprocess_config(model),
-        "network": pbtxt.network_config(model, network.files),
-        "postprocess": pbtxt.postprocess_config(model),
-        "ensemble": pbtxt.ensemble_config(model),
-    }
-    for step, config in configs.items():
-        directory = staging / config.name / str(version)
-        directory.mkdir(parents=True)
-        (directory.parent / CONFIG).write_text(pbtxt.to_text(config), encoding="utf-8")
-        (directory / CONFIG).write_text(pbtxt.to_text(config), encoding="utf-8")
-        if step in ("preprocess", "postprocess"):
-            shutil.copyfile(_HERE / "python_models" / f"{step}.py", directory / "model.py")
-            shutil.copytree(
-                Path(tasks.__file__).parent,
-                directory / "dfvt_tasks",
-                ignore=shutil.ignore_patterns("__pycache__"),
-            )
-    directory = staging / f"{manifest.name}_network" / str(version)
-    for file, source in network.copied.items():
-        shutil.copyfile(source, directory / file)
-        record = manifest.files.get(source.name)
-        if record is not None and sha256_of(directory / file) != record.sha256:
-            raise StageFailed(f"{source} changed while it was copied; run populate again")
-    shutil.copyfile(artifact.directory / MANIFEST, directory / MANIFEST)
-    for source_name in network.sources:
-        for report in artifact.reports(source_name):
-            shutil.copyfile(report, directory / report.name)
-    labels = "".join(f"{label}\n" for label in manifest.labels)
-    postprocess = staging / f"{manifest.name}_postprocess" / str(version)
-    (postprocess / "labels.txt").write_text(labels, encoding="utf-8")
-    warmup = staging / f"{manifest.name}_preprocess" / "warmup"
+    if options.top_k is None:
+        return
+    if not served_task(manifest.task).top_k:
+        raise BadInput(f"--top-k is for classification; {manifest.name} is of {manifest.task}")
+    if options.top_k > manifest.num_classes:
+        raise BadInput(
+            f"--top-k {options.top_k} is above the {manifest.num_classes} classes of "
+            f"{manifest.name}"
+        )
+
+
+def _free_version(repository: Path, name: str, wanted: int | None) -> int:
+    taken = versions(repository, name)
+    following = max(taken, default=0) + 1
+    if wanted in taken:
+        raise BadInput(
+            f"{name} version {wanted} is in {repository} already; the next is {following}"
+        )
+    return wanted or following
+
+
+@contextmanager
+def staging_beside(repository: Path, name: str) -> Iterator[Path]:
+    """An empty folder on the repository's file system where Triton does not look for models."""
+    repository = repository.resolve()
+    parent = repository.parent
+    beside = repository.stat().st_dev == parent.stat().st_dev and os.access(parent, os.W_OK)
+    with staging_directory(repository if beside else repository / name / "version") as staging:
+        yield staging
+
+
+def _stage(staging: Path, artifact: Artifact, served: ServedModel) -> None:
+    """Write one version of the four models, whole, as it will be in the repository."""
+    name, version = artifact.manifest.name, served.version
+    steps = {step: staging / f"{name}_{step}" / str(version) for step in STEPS}
+    ensemble = staging / name / str(version)
+    for folder in (*steps.values(), ensemble):
+        folder.mkdir(parents=True)
+    for step, config in pbtxt.configs(served).items():
+        file = CONFIG if step == "ensemble" else f"{step}.pbtxt"
+        (ensemble / file).write_text(pbtxt.to_text(config), encoding="utf-8")
+    for step in ("preprocess", "postprocess"):
+        shutil.copyfile(_PYTHON_MODELS / f"{step}.py", steps[step] / "model.py")
+        shutil.copyfile(_PYTHON_MODELS / "telemetry.py", steps[step] / "telemetry.py")
+        shutil.copytree(
+            Path(tasks.__file__).parent,
+            steps[step] / "dfvt_tasks",
+            ignore=shutil.ignore_patterns("__pycache__"),
+        )
+    _copy_network(steps["network"], artifact, served)
+    labels = "".join(f"{label}\n" for label in artifact.manifest.labels)
+    (steps["postprocess"] / "labels.txt").write_bytes(labels.encode())
+    warmup = steps["preprocess"].parent / WARMUP
     warmup.mkdir()
-    (warmup / pbtxt.WARMUP_IMAGE).write_bytes(_warmup_image(options.limits.max_pixels))
+    (warmup / warmup_file(version)).write_bytes(_encoded_sample(served.options.max_pixels))
+    record = VersionRecord(
+        name=name,
+        version=version,
+        created=now(),
+        command=replace(
+            served.options, models=(name,), exports=artifact.directory.parent
+        ).command_line(),
+        backend=served.options.backend,
+        precision=served.options.precision,
+        files=hashes(staging, name, version),
+    )
+    (ensemble / VERSION_RECORD).write_text(record.as_text(), encoding="utf-8")
+    sync_tree(staging)
 
 
-def _warmup_image(max_pixels: int) -> bytes:
+def _copy_network(folder: Path, artifact: Artifact, served: ServedModel) -> None:
+    """Copy the network's files, the manifest and the reports of verdicts on the files."""
+    for file, source in served.files.copied.items():
+        shutil.copyfile(source, folder / file)
+        record = artifact.manifest.files.get(source.name)
+        if record is not None and sha256_of(folder / file) != record.sha256:
+            raise StageFailed(f"{source} changed while it was copied; run populate again")
+    shutil.copyfile(artifact.directory / MANIFEST, folder / MANIFEST)
+    for source_name in served.files.sources:
+        for report in artifact.reports(source_name, served.options.precision):
+            shutil.copyfile(report, folder / report.name)
+
+
+def _encoded_sample(max_pixels: int) -> bytes:
     """A small JPEG as Triton reads a BYTES tensor from a file: 4-byte length, then the bytes."""
     from PIL import Image
 
@@ -213,34 +240,29 @@ def _warmup_image(max_pixels: int) -> bytes:
     return struct.pack("<I", len(file.getvalue())) + file.getvalue()
 
 
-def _move_in(staging: Path, repository: Path, name: str, version: int, newest: int) -> None:
-    """Rename the staged versions into place, all or none, then the settings.
-
-    The settings are those of the newest version, which Triton serves.
-    """
+def _move_in(staging: Path, repository: Path, name: str, version: int) -> None:
+    """Rename the staged folders into the repository, that of the ensemble last; all or none."""
     made: list[Path] = []
     try:
-        for model in model_names(name):
-            target = repository / model / str(version)
+        for model, target in zip(
+            model_names(name), version_folders(repository, name, version), strict=True
+        ):
             if not target.parent.exists():
                 target.parent.mkdir()
                 made.append(target.parent)
+            if (warmup := staging / model / WARMUP).is_dir():
+                (target.parent / WARMUP).mkdir(exist_ok=True)
+                for file in warmup.iterdir():
+                    made.append(target.parent / WARMUP / file.name)
+                    file.replace(made[-1])
             (staging / model / str(version)).rename(target)
             made.append(target)
+            sync(target.parent)
+        sync(repository)
     except BaseException:
         for path in reversed(made):
-            shutil.rmtree(path, ignore_errors=True)
-        raise
-    if version < newest:
-        return
-    for model in model_names(name):
-        for path in (staging / model).iterdir():
-            target = repository / model / path.name
             if path.is_dir():
-                target.mkdir(exist_ok=True)
-                for file in path.iterdir():
-                    file.replace(target / file.name)
+                shutil.rmtree(path, ignore_errors=True)
             else:
-                path.replace(target)
-    (staging / "requirements.txt").write_text(REQUIREMENTS, encoding="utf-8")
-    (staging / "requirements.txt").replace(repository / "requirements.txt")
+                path.unlink(missing_ok=True)
+        raise

@@ -3,100 +3,78 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import ipaddress
-import json
-import os
-import re
 import secrets
 import shutil
-import signal
-import socket
-import subprocess
 import tempfile
-import threading
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, BinaryIO
+from typing import Any
 
-from ..errors import BadInput, ServerFailed
-from ..progress import stage
+from ..errors import BadInput, DfvtError, ServerFailed
+from ..files import locked
+from ..progress import note, spinner, warn
+from . import http_api
+from .admin_key import HEADER, placeholder, read_key, replace_in_memory, restrictions
+from .follow import Change, HalfChanged, link_model
+from .http_api import steer
 from .installation import EMBEDDED_VERSION, Installation, find_tritonserver
-from .layout import CONFIG, ensembles, rtx_plans, verify_repository
-from .server_log import ShownLog
+from .layout import ensembles, live_version, models_of
+from .options import ServeOptions
+from .ports import LOOPBACK, free_ports
+from .process import (
+    DRAIN_S,
+    ServerProcess,
+    adopting_orphans,
+    new_name,
+    remove_abandoned,
+    runtime_parent,
+)
+from .records import rtx_plans, verify_repository
+from .restarts import Restarts
+from .server_log import ServerLog
 
-LOOPBACK = "127.0.0.1"
+#: Bytes that the embedded server may take for requests.
+_REQUEST_MEMORY = 3 * 2**29
 
-#: Endpoints that steer or reveal the server; only its owner, who knows the key, may call them.
-RESTRICTED = "model-repository,model-config,shared-memory,statistics,trace,logging"
-_KEY_HEADER = "dfvt-admin"
+#: Seconds between two looks at which versions are live.
+_FOLLOW_S = 1.0
 
-#: How long a stopping server waits for its requests, and idle connections, to end.
-_DRAIN_S = 5
-_STOP_TIMEOUT_S = _DRAIN_S + 10
-_SHM = Path("/dev/shm")
-_PREFIX = "dfvt_deploy_"  # of everything that a server has outside its log
-
-
-@dataclass(frozen=True)
-class Ports:
-    """TCP ports; 0 takes a free one."""
-
-    http: int = 8000
-    grpc: int = 8001
-    metrics: int = 8002
-
-
-EPHEMERAL = Ports(0, 0, 0)
+#: Starts in a row that may fail.
+_MOST_FAILED_STARTS = 3
 
 
 class TritonServer:
     """A tritonserver process, ready to answer inside the `with` block and gone after it.
 
-    Args:
-        repository: the model repository.
-        host: address to listen on. The embedded server takes only the loopback address unless
-            `expose_embedded` is set: its release lacks security fixes.
-        ports: TCP ports.
-        log_file: where the server's log goes; a temporary file by default, removed at the end.
-        log_directory: instead, the folder for `tritonserver-<http port>.log`.
-        show_log: also write the log to standard error; the file then keeps its latest part.
-        timeout: seconds to wait until every model is loaded.
+    options: all but `docker` is read. The embedded server takes only the loopback address unless
+        `expose_embedded` is set: its release lacks security fixes.
+    log_directory: folder for `tritonserver-<http port>.log` where the options name no log file; a
+        temporary folder by default, removed at the end.
+    show_log: also write the log to standard error; the file then keeps its latest part.
 
-    Raises (on entering):
-        BadInput: no such repository, a port in use, or an address that is refused.
-        ArtifactError: a network file was changed since it was populated.
-        MissingDependency: there is no tritonserver.
-        ServerFailed: it did not start; the message names the model and the reason.
+    Entering raises BadInput for no such repository, a port in use, or an address that is refused,
+    ArtifactError where a file was changed since it was populated, MissingDependency where there is
+    no tritonserver, ServerFailed where the server did not start, with the model and the reason.
     """
 
     def __init__(
         self,
-        repository: str | Path,
+        options: ServeOptions,
         *,
-        host: str = "127.0.0.1",
-        ports: Ports = EPHEMERAL,
-        log_file: str | Path | None = None,
-        log_directory: str | Path | None = None,
+        log_directory: Path | None = None,
         show_log: bool = False,
-        expose_embedded: bool = False,
-        timeout: float = 300,
     ) -> None:
-        self.repository = Path(repository).resolve()
-        self.host = LOOPBACK if host == "localhost" else host
-        self.ports = ports
-        self.log_file = Path(log_file).resolve() if log_file else None
-        self.log_directory = Path(log_directory).resolve() if log_directory else None
-        self.show_log = show_log
-        self.expose_embedded = expose_embedded
-        self.timeout = timeout
-        self._key = secrets.token_urlsafe(24)
-        self._process: subprocess.Popen[bytes] | None = None
+        self.repository = options.repository.resolve()
+        self.host = LOOPBACK if options.host == "localhost" else options.host
+        self.ports = options.ports
+        self.log_file = options.log_file.resolve() if options.log_file else None
+        self._options = options
+        self._log_directory = log_directory
+        self._show_log = show_log
+        self.models: list[str] = []
+        self._process: ServerProcess | None = None
+        self._served: dict[str, int] = {}
+        self._refused: dict[str, int] = {}
         self._cleanup = contextlib.ExitStack()
 
     @property
@@ -106,10 +84,12 @@ class TritonServer:
 
     @property
     def grpc_url(self) -> str:
+        """`host:port`, as clients take it."""
         return f"{self._client_host}:{self.ports.grpc}"
 
     @property
     def metrics_url(self) -> str:
+        """The address that Prometheus reads."""
         return f"http://{self._client_host}:{self.ports.metrics}/metrics"
 
     def urls(self) -> dict[str, str | list[str]]:
@@ -119,57 +99,120 @@ class TritonServer:
             "grpc": self.grpc_url,
             "metrics": self.metrics_url,
             "log": str(self.log_file),
-            "models": list(ensembles(self.repository)),
+            "models": [name for name in ensembles(self.repository) if name in self.models],
         }
 
     @property
     def pid(self) -> int:
+        """The process id of tritonserver."""
+        return self._running.pid
+
+    @property
+    def _running(self) -> ServerProcess:
         assert self._process is not None, "the server is not running"
-        return self._process.pid
+        return self._process
 
     @property
     def _client_host(self) -> str:
         return LOOPBACK if self.host == "0.0.0.0" else self.host
 
     def __enter__(self) -> TritonServer:
-        if not any(self.repository.glob(f"*/{CONFIG}")):
-            raise BadInput(f"{self.repository} holds no model; make one with: dfvt-deploy populate")
-        verify_repository(self.repository)
-        _remove_abandoned()
+        remove_abandoned()
         try:
+            self._prepare()
             self._start()
-            with stage(f"waiting for Triton to load {self.repository.name}"):
-                self._wait_until_ready()
         except BaseException:
             self._stop()
             raise
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._stop()
 
     def wait(self) -> None:
-        """Block until the server ends by itself, which it should not.
+        """Block, follow promotions, and start Triton again when it or one of its Python processes
+        has ended. Raises ServerFailed where it ended too often, or does not start again."""
+        restarts = Restarts()
+        while True:
+            death = None
+            while death is None:
+                death = self._running.wait_for_death(_FOLLOW_S)
+                death = death or self._follow_promotions()
+            start = time.monotonic()
+            # Killed at once, so that it does not say that it is ready.
+            self._running.stop(drain=False)
+            for starts_left in reversed(range(_MOST_FAILED_STARTS)):
+                restarts.pause(death, self._log)
+                try:
+                    self._start()
+                    break
+                except ServerFailed as error:
+                    self._running.stop(drain=False)
+                    death = str(error)
+                    if not starts_left:
+                        raise
+            note(f"Triton answers again after {time.monotonic() - start:.1f} s")
 
-        Raises:
-            ServerFailed: always, with the exit status and the last line of the log.
-        """
-        assert self._process is not None, "the server is not running"
-        status = self._process.wait()
-        raise ServerFailed(f"Triton ended by itself ({_status(status)}); {self._last_log_line()}")
+    def _follow_promotions(self) -> str | None:
+        """Serve versions that have become live; say why Triton must start again, where it must."""
+        for name, served in self._served.items():
+            version = live_version(self.repository, name)
+            if version == served:
+                self._refused.pop(name, None)
+            if not self._key or version in (0, served, self._refused.get(name)):
+                continue  # 0: the repository is not there at the moment
+            try:
+                with locked(
+                    self.repository, shared=True
+                ):  # no other version becomes live meanwhile
+                    version = live_version(self.repository, name)
+                    if version in (0, served):
+                        continue
+                    self._refused[name] = version
+                    self._running.lift_memory_limit()
+                    verify_repository(self.repository)
+                    change = Change(self.repository, self._view, name, served, version, self._steer)
+                    change.carry_out(self._running)
+                self._served[name] = version
+                note(f"{name} version {version} is served, after version {served}")
+            except HalfChanged as error:
+                return str(error)
+            except (DfvtError, OSError, ValueError) as error:
+                warn(f"{name} version {version} is live, but version {served} served: {error}")
+            self._limit_memory()
+        return None
 
-    def _start(self) -> None:
-        runtime = Path(tempfile.mkdtemp(dir=_runtime_parent(), prefix=f"{_PREFIX}{os.getpid()}_"))
-        self._cleanup.callback(shutil.rmtree, runtime, ignore_errors=True)
-        # Triton's Python processes cannot take a path with a space: give them one without.
-        (runtime / "models").symlink_to(self.repository)
-        installation = find_tritonserver(runtime)
-        if installation.embedded and self.host != LOOPBACK and not self.expose_embedded:
+    @property
+    def _view(self) -> Path:
+        """The folder that Triton reads its models from."""
+        return self._runtime / "models"
+
+    def _limit_memory(self) -> None:
+        if self._installation.embedded:  # networks run in Python processes
+            self._running.limit_memory(_REQUEST_MEMORY)
+
+    def _steer(self, model: str, action: str) -> None:
+        key = {HEADER: self._key}
+        steer(self.http_url, f"models/{model}/{action}", key, self._options.timeout)
+
+    def _prepare(self) -> None:
+        """Check the repository and lay out what stays the same for every start."""
+        self.models = models_of(self.repository)
+        self._runtime = Path(tempfile.mkdtemp(dir=runtime_parent(), prefix=new_name()))
+        self._cleanup.callback(shutil.rmtree, self._runtime, ignore_errors=True)
+        self._installation = find_tritonserver(self._runtime)
+        self._check_installation(self._installation)
+        key_file = self._options.admin_key_file
+        self._key = read_key(key_file) if key_file else secrets.token_urlsafe(32)
+        self.ports = free_ports(self.host, self.ports)
+        if self.log_file is None:
+            folder = (self._log_directory or self._runtime).resolve()
+            self.log_file = folder / f"tritonserver-{self.ports.http}.log"
+        self._log = ServerLog(self.log_file, show=self._show_log)
+        self._cleanup.enter_context(adopting_orphans())
+
+    def _check_installation(self, installation: Installation) -> None:
+        if installation.embedded and self.host != LOOPBACK and not self._options.expose_embedded:
             raise BadInput(
                 f"the embedded Triton {EMBEDDED_VERSION} lacks security fixes, so it listens on "
                 f"127.0.0.1 only, not on {self.host}; use NVIDIA's container (serve --docker), or "
@@ -181,277 +224,118 @@ class TritonServer:
                 f"{installation.binary} does not load; populate with the plans of TensorRT, or "
                 "serve it with the embedded server"
             )
-        self.ports = _free_ports(self.host, self.ports)
-        if self.log_file is None:
-            folder = self.log_directory or runtime
-            self.log_file = folder / f"tritonserver-{self.ports.http}.log"
-        self.log_file.parent.mkdir(parents=True, exist_ok=True)
-        self._cleanup.enter_context(_adopting_orphans())
-        prefix = f"{_PREFIX}{os.getpid()}_{secrets.token_hex(4)}_"
-        self._cleanup.callback(_remove_shared_memory, prefix)
-        with contextlib.ExitStack() as opened:
-            log: ShownLog | BinaryIO
-            if self.show_log:
-                log = ShownLog(self.log_file)
-                self._cleanup.callback(log.close)
-                opened.callback(log.started)
-            else:
-                log = opened.enter_context(self.log_file.open("wb"))
-            self._process = subprocess.Popen(
-                self._command(installation, runtime / "models", prefix),
-                stdin=subprocess.DEVNULL,
-                stdout=log.fileno(),
-                stderr=subprocess.STDOUT,
-                env={**os.environ, **installation.environment},
-                start_new_session=True,
-                preexec_fn=_die_with_parent(),
-            )
 
-    def _command(self, installation: Installation, repository: Path, shm_prefix: str) -> list[str]:
+    def _start(self) -> None:
+        with locked(self.repository, shared=True):  # no version becomes live meanwhile
+            verify_repository(self.repository)
+            self._link_models()
+            self._launch()
+            with spinner(f"waiting for Triton to load {self.repository.name}"):
+                self._wait_until_ready()
+
+    def _link_models(self) -> None:
+        """Show Triton the files of the models alone, through paths without a space."""
+        shutil.rmtree(self._view, ignore_errors=True)
+        for name in self.models:
+            link_model(self.repository, self._view, name)
+        self._served = {
+            name: live_version(self.repository, name)
+            for name in ensembles(self.repository)
+            if name in self.models
+        }
+
+    def _launch(self) -> None:
+        shm_prefix = f"{new_name()}{secrets.token_hex(4)}_"
+        value = placeholder(len(self._key))
+        try:
+            self._process = ServerProcess(
+                self._command(shm_prefix, value),
+                self._installation.environment,
+                self._log.open(),
+                regions=shm_prefix,
+                folder=self._runtime,
+            )
+        finally:
+            self._log.started()
+        self._placeholder = value
+
+    def _command(self, shm_prefix: str, key: str) -> list[str]:
         listen = [
             f"--{name}-{what}={value}"
             for name, port in vars(self.ports).items()
             for what, value in (("address", self.host), ("port", port))
         ]
         return [
-            str(installation.binary),
-            f"--model-repository={repository}",
-            *installation.arguments,
+            str(self._installation.binary),
+            f"--model-repository={self._view}",
+            *self._installation.arguments,
             *listen,
-            "--model-control-mode=none",
+            "--model-control-mode=explicit",
+            "--load-model=*",
             "--disable-auto-complete-config",
-            "--strict-readiness=true",
-            # Not on error: the reason is then read from the server, not from its log.
+            # The server is ready while it loads a further version beside the live one.
+            "--strict-readiness=false",
+            # Not on error: the health endpoint then tells which models failed.
             "--exit-on-error=false",
-            f"--exit-timeout-secs={_DRAIN_S}",
-            f"--http-restricted-api={RESTRICTED}:{_KEY_HEADER}={self._key}",
-            f"--grpc-restricted-protocol={RESTRICTED}:{_KEY_HEADER}={self._key}",
+            f"--exit-timeout-secs={DRAIN_S}",
+            *restrictions(self.host, key),
+            *self._options.monitoring,
             f"--backend-config=python,shm-region-prefix-name={shm_prefix}",
         ]
 
     def _wait_until_ready(self) -> None:
-        assert self._process is not None
-        deadline = time.monotonic() + self.timeout
+        timeout = self._options.timeout
+        deadline = time.monotonic() + timeout
         while True:
-            if (status := self._process.poll()) is not None:
-                raise ServerFailed(
-                    f"Triton ended while starting ({_status(status)}); {self._last_log_line()}"
-                )
-            health = self._ask("health/ready")
+            if (how := self._running.ended()) is not None:
+                raise ServerFailed(f"Triton ended while starting ({how}); {self._log.last_line()}")
+            health = http_api.status_of(self.http_url, "health/ready")
             if health is not None:  # it answers, so loading is over
                 if failed := self._failed_models():
                     reasons = "; ".join(f"{name}: {reason}" for name, reason in failed.items())
                     raise ServerFailed(f"Triton could not load {reasons}{_remedy(reasons)}")
                 if health == 200:
+                    self._running.close_shared_memory()
+                    self._limit_memory()
+                    self._plant_key()
                     return
             if time.monotonic() > deadline:
                 raise ServerFailed(
-                    f"Triton was not ready after {self.timeout:.0f} s; {self._last_log_line()}"
+                    f"Triton was not ready after {timeout:.0f} s; {self._log.last_line()}"
                 )
             time.sleep(0.1)
 
-    def _ask(self, endpoint: str) -> int | None:
-        """HTTP status of a GET, None where nobody answers."""
+    def _plant_key(self) -> None:
         try:
-            with urllib.request.urlopen(
-                f"http://{self.http_url}/v2/{endpoint}", timeout=5
-            ) as reply:
-                return int(reply.status)
-        except urllib.error.HTTPError as error:
-            error.close()
-            return error.code
-        except OSError:
-            return None
+            replace_in_memory(self.pid, self._placeholder, self._key)
+        except ServerFailed as error:
+            if self._options.admin_key_file:
+                raise
+            warn(f"a promotion takes a restart of this server: {error}")
+            self._key = ""
 
     def _failed_models(self) -> dict[str, str]:
         """Models that did not load and why, in a line each, causes without their consequences."""
-        request = urllib.request.Request(
-            f"http://{self.http_url}/v2/repository/index",
-            data=b"{}",
-            headers={_KEY_HEADER: self._key, "Content-Type": "application/json"},
-        )
-        with urllib.request.urlopen(request, timeout=10) as reply:
-            index: list[dict[str, Any]] = json.load(reply)
-        reasons = {
-            model["name"]: " ".join(model.get("reason", "").split())
-            for model in index
-            if model.get("state") != "READY"
-        }
-        # A model whose config is refused has no reason in the index; the log has it.
-        loaded = {model["name"] for model in index if model.get("state") == "READY"}
-        for folder in sorted(path for path in self.repository.iterdir() if path.is_dir()):
-            name = folder.name
-            if name not in loaded and not reasons.get(name):
-                reasons[name] = self._log_line_about(name)
-        causes = {k: v for k, v in reasons.items() if v and "depends on" not in v}
+        reasons = self._log.failures()
+        for name in self.models:
+            if name not in reasons and not http_api.is_ready(self.http_url, name):
+                reasons[name] = self._log.about(name)
+        causes = {k: v for k, v in reasons.items() if "depends on" not in v}
         return {k: v[:400] for k, v in (causes or reasons).items()}
-
-    def _log_line_about(self, model: str) -> str:
-        """The first error in the log that names a model, without its prefix."""
-        assert self.log_file is not None
-        named = re.compile(rf"(?<![\w-]){re.escape(model)}(?![\w-])")
-        for line in self.log_file.read_text(errors="replace").splitlines():
-            if line.startswith("E") and named.search(line):
-                return line.partition("] ")[2].strip().strip('"')
-        if not (self.repository / model / CONFIG).is_file():
-            return f"it has no {CONFIG}"
-        return f"see {self.log_file}"
-
-    def _last_log_line(self) -> str:
-        assert self.log_file is not None
-        lines = self.log_file.read_text(errors="replace").strip().splitlines()
-        errors = [line for line in lines if line.startswith("E") or "error" in line.lower()]
-        return f"its log says: {(errors or lines or ['nothing'])[-1].strip()[:400]}"
 
     def _stop(self) -> None:
         if self._process is not None:
-            with _interrupts_deferred():
-                _end_process(self._process)
-                self._process = None
-                self._cleanup.close()
+            self._process.stop()
+            self._process = None
+            self._log.close()
         self._cleanup.close()
 
 
-def serve(repository: str | Path = "model_repository", **options: Any) -> TritonServer:
-    """A `TritonServer` to use in a `with` statement; the arguments are its own."""
-    return TritonServer(repository, **options)
-
-
-class _Terminated(BaseException):
-    """SIGTERM arrived."""
-
-
-@contextlib.contextmanager
-def stopped_by_sigterm() -> Iterator[None]:
-    """Leave the block quietly on SIGTERM or SIGHUP, as a service is expected to."""
-
-    def leave(_signal: int, _frame: object) -> None:
-        raise _Terminated
-
-    numbers = (signal.SIGTERM, signal.SIGHUP)
-    previous = {number: signal.signal(number, leave) for number in numbers}
-    try:
-        yield
-    except _Terminated:
-        pass
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-
-def _end_process(process: subprocess.Popen[bytes]) -> None:
-    """Ask, wait, then kill, the children of its process group included."""
-    group = process.pid
-    if process.poll() is None:
-        process.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(_STOP_TIMEOUT_S)
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(group, signal.SIGKILL)
-    process.wait()
-    with contextlib.suppress(ChildProcessError):  # none left
-        while True:
-            os.waitpid(-group, 0)
-
-
-#: Signals that end a program, all of which must find the server stopped.
-_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-
-
-@contextlib.contextmanager
-def _interrupts_deferred() -> Iterator[None]:
-    """A second signal while stopping must not leave the server behind."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    previous = {number: signal.signal(number, signal.SIG_IGN) for number in _ENDING}
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-
-# Of <sys/prctl.h>.
-_SET_PARENT_DEATH_SIGNAL = 1
-_SET_CHILD_SUBREAPER = 36
-_GET_CHILD_SUBREAPER = 37
-
-
-def _die_with_parent() -> Callable[[], None] | None:
-    """Have the kernel end the server when this process is killed.
-
-    Only from the main thread: the kernel's signal follows the thread that started the child.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        return None
-    libc = ctypes.CDLL(None)
-    return lambda: libc.prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGTERM)
-
-
-@contextlib.contextmanager
-def _adopting_orphans() -> Iterator[None]:
-    """Become the parent of processes that a killed server leaves, to end them ourselves."""
-    libc = ctypes.CDLL(None)
-    before = ctypes.c_int()
-    libc.prctl(_GET_CHILD_SUBREAPER, ctypes.byref(before))
-    libc.prctl(_SET_CHILD_SUBREAPER, 1)
-    try:
-        yield
-    finally:
-        libc.prctl(_SET_CHILD_SUBREAPER, before.value)
-
-
-def _free_ports(host: str, ports: Ports) -> Ports:
-    """Replace zeros by free ports and make sure that the others are free."""
-    try:
-        ipaddress.IPv4Address(host)
-    except ValueError:
-        raise BadInput(f"host {host!r} is not an IPv4 address, as 127.0.0.1") from None
-    chosen: dict[str, int] = {}
-    with contextlib.ExitStack() as held:
-        for name, port in vars(ports).items():
-            if not 0 <= port <= 65_535:
-                raise BadInput(f"{name} port {port} is outside 0..65535")
-            listener = held.enter_context(socket.socket(socket.AF_INET, socket.SOCK_STREAM))
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                listener.bind((host, port))
-                listener.listen(1)
-            except OSError as error:
-                raise BadInput(
-                    f"{name} port {port} on {host} cannot be used ({error.strerror}); choose "
-                    f"another with --{name}-port, or --ephemeral-ports"
-                ) from error
-            chosen[name] = listener.getsockname()[1]
-    return Ports(**chosen)
-
-
-def _remove_shared_memory(prefix: str) -> None:
-    for region in _SHM.glob(f"{prefix}*"):
-        region.unlink(missing_ok=True)
-
-
-def _runtime_parent() -> Path:
-    """The folder of temporary files, unless its path has a space (see `_start`)."""
-    chosen = Path(tempfile.gettempdir())
-    return Path("/tmp") if " " in str(chosen) else chosen
-
-
-def _remove_abandoned() -> None:
-    """What servers left whose owner was killed before it could remove it."""
-    for path in (*_SHM.glob(f"{_PREFIX}*"), *_runtime_parent().glob(f"{_PREFIX}*")):
-        owner = path.name.removeprefix(_PREFIX).split("_")[0]
-        if not owner.isdigit() or Path("/proc", owner).exists():
-            continue
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
-
-
-def _status(code: int) -> str:
-    return f"exit status {code}" if code >= 0 else f"killed by {signal.Signals(-code).name}"
+def serve(repository: str | Path = "model_repository", **fields: Any) -> TritonServer:
+    """A `TritonServer` of these `ServeOptions`, on free ports unless ports are given."""
+    if not fields.keys() & {"http_port", "grpc_port", "metrics_port"}:
+        fields["ephemeral_ports"] = True
+    return TritonServer(ServeOptions(repository=Path(repository), **fields))
 
 
 def _remedy(reasons: str) -> str:

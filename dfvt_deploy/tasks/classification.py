@@ -7,12 +7,15 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 from .images import Float32Array, UInt8Array
 
 INPUT_SIZE = 224
 RESIZED_SHORT_SIDE = 256
+
+#: Images that a TensorRT engine takes at once by default: least, usual, largest.
+ENGINE_BATCHES = (1, 8, 64)
 TOP_K = 5
 
 #: Above this many pixels after the resize, only what the crop needs is resampled. A very long
@@ -27,9 +30,9 @@ _MARGIN = 4
 def preprocess(image: Image.Image) -> UInt8Array:
     """RGB image of any size to the network's pixels, uint8 RGB (224, 224, 3).
 
-    The short side becomes 256 and the long side int(256 * long / short), bicubic with
-    antialiasing, then the centre is cropped. Equal to Pillow's own to the grey level; images
-    longer than about 256:1 are within one grey level.
+    The short side becomes 256 and the long side int(256 * long / short), bicubic with antialiasing,
+    then the centre is cropped. Equal to Pillow's own to the grey level; images longer than about
+    256:1 are within one grey level.
     """
     size = resized_size(image.width, image.height)
     left, top = (round((side - INPUT_SIZE) / 2) for side in size)
@@ -64,10 +67,8 @@ def _resized_crop(image: Image.Image, size: tuple[int, int], left: int, top: int
 
 
 def postprocess(logits: NDArray[Any], k: int = TOP_K) -> tuple[NDArray[np.int32], Float32Array]:
-    """Logits (N, classes) to the best k class ids int32 (N, k) and their softmax float32 (N, k).
-
-    Best first; of equal scores the lower class id comes first. k is cut to the class count.
-    """
+    """Logits (N, classes) to the best k class ids int32 (N, k) and their softmax float32 (N, k),
+    best first; of equal scores the lower class id comes first. k is cut to the class count."""
     logits = logits.astype(np.float32)
     exponent = np.exp(logits - logits.max(axis=1, keepdims=True))
     scores = exponent / exponent.sum(axis=1, keepdims=True)
@@ -75,35 +76,17 @@ def postprocess(logits: NDArray[Any], k: int = TOP_K) -> tuple[NDArray[np.int32]
     return ids.astype(np.int32), np.take_along_axis(scores, ids, axis=1)
 
 
-def network_inputs(images: Iterable[Image.Image]) -> dict[str, NDArray[Any]]:
-    """RGB images to the network's `images`, uint8 RGB (N, 224, 224, 3).
-
-    They are taken one by one, so that a generator never holds two decoded images.
-    """
+def preprocess_batch(images: Iterable[Image.Image]) -> dict[str, NDArray[Any]]:
+    """RGB images to the network's `images`, uint8 RGB (N, 224, 224, 3), taken one by one, so that a
+    generator never holds two decoded images."""
     return {"images": np.stack([preprocess(image) for image in images])}
 
 
-def answers(
+def postprocess_batch(
     outputs: Mapping[str, NDArray[Any]], labels: Sequence[str], k: int = TOP_K
 ) -> dict[str, NDArray[Any]]:
-    """What the served model answers, from the network's `logits`: `class_ids`, `scores` and
-    `labels` (UTF-8 bytes as objects), each (N, k). See `postprocess`."""
+    """The network's `logits` (N, classes) to the served answers: `class_ids` int32, `scores`
+    float32 and `labels` (UTF-8 bytes as objects), each (N, k); see `postprocess`."""
     ids, scores = postprocess(outputs["logits"], k)
     names = np.array([label.encode() for label in labels], dtype=np.object_)
     return {"class_ids": ids, "scores": scores, "labels": names[ids]}
-
-
-def draw(image: Image.Image, labels: Sequence[str], scores: Sequence[float]) -> Image.Image:
-    """The image with its answers in a panel below, best first, scores as bars."""
-    scale = max(1.0, 480 / max(image.size))
-    image = image.resize((round(image.width * scale), round(image.height * scale)))
-    line = max(18, image.width // 26)
-    font = ImageFont.load_default(size=line * 0.7)
-    drawn = Image.new("RGB", (image.width, image.height + line * len(labels) + 8), "white")
-    drawn.paste(image, (0, 0))
-    canvas = ImageDraw.Draw(drawn)
-    for row, (label, score) in enumerate(zip(labels, scores, strict=True)):
-        top = image.height + 4 + row * line
-        canvas.rectangle((0, top, round(score * image.width), top + line - 2), fill="#bcd8f0")
-        canvas.text((6, top + line // 8), f"{score:6.1%}  {label}", fill="black", font=font)
-    return drawn

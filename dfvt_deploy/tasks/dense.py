@@ -3,50 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TypeAlias
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from .images import ImageError, UInt8Array
+from .images import MAX_SIDE, ImageError, UInt8Array
 
 IntArray = NDArray[np.int64]
+
+#: Pixels uint8 RGB (H, W, 3), image_size int64 (2,) and original_size int64 (2,); the sizes are
+#: height and width.
+Prepared: TypeAlias = tuple[UInt8Array, IntArray, IntArray]
 
 #: Height and width of the network's input are multiples of it.
 SIZE_MULTIPLE = 32
 
-#: Longest side of an image. OpenCV's nearest neighbour counts in 1/65536 of a pixel, so that on
-#: the way back a class map drifts by at most half a pixel over this length.
-MAX_SIDE = 65_535
-
 
 def resize_and_pad(
-    image: Image.Image, long_side: int, short_side: int, canvas: tuple[int, int] | None = None
-) -> tuple[UInt8Array, IntArray, IntArray]:
+    image: Image.Image, canvas: tuple[int, int] | None = None, *, long_side: int, short_side: int
+) -> Prepared:
     """RGB image of any size to the network's pixels, its size therein, and its own size.
 
     The image is resized in proportion, up or down, bilinear: the longer side becomes at most
     `long_side` and the shorter at most `short_side`. It is padded with zeros right and bottom to
-    its own next multiples of 32. The padding's value is of no account, since the network sets
-    what lies outside the image to the published padding.
-
-    Args:
-        canvas: fixed height and width for a static export, multiples of 32. The image is then
-            also made small enough to fit it.
-
-    Returns:
-        pixels uint8 RGB (H, W, 3), image_size int64 (2,) and original_size int64 (2,), both
-        height and width.
-
-    Raises:
-        ImageError: a side is 0 or longer than 65,535 pixels.
-        ValueError: the canvas is not of multiples of 32.
+    its own next multiples of 32, or to the fixed canvas of a static export, which also limits the
+    scale. The network replaces what lies outside the image by the published padding. Raises
+    ImageError where a side is 0 or longer than 65,535 pixels, ValueError where the canvas is not of
+    multiples of 32.
     """
     if not 1 <= min(image.size) <= max(image.size) <= MAX_SIDE:
         raise ImageError(
-            f"image is {image.width}x{image.height}, each side must be 1 to {MAX_SIDE:,} pixels"
+            f"image is {image.width}x{image.height}, each side must be 1 to {MAX_SIDE:,} pixels",
+            "pixels",
         )
     original = image.height, image.width
     height, width = resized_size(*original, long_side, short_side, canvas)
@@ -59,11 +50,8 @@ def resize_and_pad(
 
 
 def check_sizes(image_sizes: IntArray, original_sizes: IntArray, max_pixels: int) -> None:
-    """Refuse sizes that no preprocessing made, before anything of that size is made.
-
-    Raises:
-        ImageError: a side is out of range, or an original image has more than `max_pixels`.
-    """
+    """Refuse sizes that no preprocessing made, before anything of that size is made. Raises
+    ImageError where a side is out of range, or an original image has more than `max_pixels`."""
     for name, sizes in (("image_sizes", image_sizes), ("original_sizes", original_sizes)):
         if sizes.min() < 1 or sizes.max() > MAX_SIDE:
             raise ImageError(f"{name} {sizes.tolist()} is not all within 1..{MAX_SIDE}")
@@ -72,21 +60,27 @@ def check_sizes(image_sizes: IntArray, original_sizes: IntArray, max_pixels: int
         raise ImageError(f"original image of {pixels:,} pixels, the limit is {max_pixels:,}")
 
 
-def network_inputs(
-    prepared: Iterable[tuple[UInt8Array, IntArray, IntArray]],
+def preprocess_batch(
+    images: Iterable[Image.Image],
+    canvas: tuple[int, int] | None = None,
+    *,
+    long_side: int,
+    short_side: int,
 ) -> dict[str, NDArray[Any]]:
-    """What `resize_and_pad` made of each image of a request, as one batch: `images` uint8 RGB
-    (N, H, W, 3), `image_sizes` and `original_sizes` int64 (N, 2).
-
-    Raises:
-        ImageError: the images need different canvases; another padding would be another answer.
-    """
+    """Images of one request, as `resize_and_pad` takes them, to `images` uint8 RGB (N, H, W, 3),
+    `image_sizes` and `original_sizes` int64 (N, 2). Raises ImageError where the images need
+    different canvases; another padding would be another answer."""
+    prepared = (
+        resize_and_pad(image, canvas, long_side=long_side, short_side=short_side)
+        for image in images
+    )
     pixels, sizes, originals = zip(*prepared, strict=True)
     canvases = sorted({image.shape[:2] for image in pixels})
     if len(canvases) > 1:
         needed = ", ".join(f"{height}x{width}" for height, width in canvases)
         raise ImageError(
-            f"the images of a request need different canvases ({needed}); send each alone"
+            f"the images of a request need different canvases ({needed}); send each alone",
+            "canvas",
         )
     return {
         "images": np.stack(pixels),
@@ -98,11 +92,7 @@ def network_inputs(
 def resized_size(
     height: int, width: int, long_side: int, short_side: int, canvas: tuple[int, int] | None = None
 ) -> tuple[int, int]:
-    """Height and width after the resize, at least 1 each.
-
-    Raises:
-        ValueError: the canvas is not of multiples of 32.
-    """
+    """Height and width after the resize; ValueError where the canvas is not of multiples of 32."""
     scale = min(long_side / max(height, width), short_side / min(height, width))
     if canvas is not None:
         if any(side < 1 or side % SIZE_MULTIPLE for side in canvas):

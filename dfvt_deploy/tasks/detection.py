@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
-import colorsys
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
 
 from . import dense, rle
-from .dense import IntArray, resize_and_pad
-from .images import DEFAULT_LIMITS, Float32Array, ImageError, UInt8Array
+from .dense import IntArray
+from .images import DEFAULT_LIMITS, Float32Array, ImageError
 
 LONG_SIDE = 1333
 SHORT_SIDE = 800
 MASK_THRESHOLD = 0.5
 
+#: Preprocessing of one image and of a request's, into 1333x800 (either way round); see `dense`.
+preprocess = partial(dense.resize_and_pad, long_side=LONG_SIDE, short_side=SHORT_SIDE)
+preprocess_batch = partial(dense.preprocess_batch, long_side=LONG_SIDE, short_side=SHORT_SIDE)
+
+#: Images that a TensorRT engine takes at once by default: least, usual, largest.
+ENGINE_BATCHES = (1, 1, 4)
+
+#: Height and width that an engine is fastest at by default: the canvas of a 4:3 photograph.
+USUAL_SIZE = (800, 1088)
+
 #: Rows of the network's and the server's answer for each image.
 ROWS = 100
-
-#: Detections below this score are not drawn.
-DRAWN_SCORE = 0.3
 
 #: Columns of a pasted mask that are computed at a time.
 _CHUNK = 256
@@ -32,26 +38,14 @@ _CHUNK = 256
 
 @dataclass(frozen=True)
 class DetectionResult:
-    """What was found on one image, best first, in the image as it was sent.
-
-    `boxes` float32 (n, 4) xyxy in pixels; `scores` float32 (n,); `labels` int32 (n,) class ids;
-    `masks` n COCO run-length encodings at the image's size.
-    """
+    """What was found on one image, best first, in the image as it was sent: `boxes` float32 (n, 4)
+    xyxy in pixels; `scores` float32 (n,); `labels` int32 (n,) class ids; `masks` n COCO run-length
+    encodings at the image's size."""
 
     boxes: Float32Array
     scores: Float32Array
     labels: NDArray[np.int32]
     masks: tuple[rle.Rle, ...]
-
-
-def preprocess(
-    image: Image.Image, canvas: tuple[int, int] | None = None
-) -> tuple[UInt8Array, IntArray, IntArray]:
-    """RGB image of any size to the network's pixels, resized into 1333x800 (either way round).
-
-    Returns pixels, image_size and original_size; see `dense.resize_and_pad`.
-    """
-    return resize_and_pad(image, LONG_SIDE, SHORT_SIDE, canvas)
 
 
 def postprocess(
@@ -64,13 +58,11 @@ def postprocess(
 ) -> DetectionResult:
     """The network's answer on one image to detections in the image as it was sent.
 
-    Args:
-        boxes: (k, 4) xyxy in pixels of the network's input.
-        scores: (k,)
-        labels: (k,) integers; rows below 0 are unused and dropped.
-        masks: (k, 28, 28) probabilities on a grid over each box.
-        image_size: height and width of the image within the network's input.
-        original_size: height and width of the image as it was sent.
+    boxes: (k, 4) xyxy in pixels of the network's input.
+    scores, labels: (k,) and (k,) integers; rows below 0 are unused and dropped.
+    masks: (k, 28, 28) probabilities on a grid over each box.
+    image_size, original_size: height and width of the image within the network's input, and as it
+        was sent.
     """
     used = labels >= 0
     scale = (image_size / original_size).astype(np.float32)[[1, 0, 1, 0]]
@@ -85,29 +77,23 @@ def postprocess(
     )
 
 
-def network_inputs(
-    images: Iterable[Image.Image], canvas: tuple[int, int] | None = None
-) -> dict[str, NDArray[Any]]:
-    """RGB images to the network's inputs and what `answers` needs; see `dense.network_inputs`."""
-    return dense.network_inputs(preprocess(image, canvas) for image in images)
-
-
-def answers(
+def postprocess_batch(
     outputs: Mapping[str, NDArray[Any]],
     labels: Sequence[str],
     max_pixels: int = DEFAULT_LIMITS.max_pixels,
 ) -> dict[str, NDArray[Any]]:
-    """What the served model answers, from `boxes`, `scores`, `labels` and `masks` of the network,
-    `image_sizes` and `original_sizes`; see `postprocess`.
+    """The network's outputs and the sizes that preprocessing gave to the served answers.
 
-    Returns, with k rows for each image (as many as the network gives):
-        `boxes` float32 (N, k, 4) xyxy in pixels of the sent image, `scores` float32 (N, k),
-        `class_ids` int32 (N, k), `labels` and `masks` (N, k) UTF-8 bytes as objects, a mask being
-        the JSON of its run-length encoding, and `num_detections` int32 (N, 1). Unused rows are
-        zeros, class id -1 and empty strings.
+    outputs: `boxes`, `scores`, `labels` and `masks` of the network, as `postprocess` takes them
+        with a batch dimension before, `image_sizes` and `original_sizes` int64 (N, 2).
+    labels: class names by class id.
+    max_pixels: limit on the pixels of an original image.
 
-    Raises:
-        ImageError: sizes or class ids that no network of this kind gives.
+    Returns, with the k rows that the network gives for each image, `boxes` float32 (N, k, 4) xyxy
+    in pixels of the sent image, `scores` float32 (N, k), `class_ids` int32 (N, k), `labels` and
+    `masks` (N, k) UTF-8 bytes as objects, a mask being the JSON of its run-length encoding, and
+    `num_detections` int32 (N, 1). Unused rows are zeros, class id -1 and empty strings. Raises
+    ImageError for sizes or class ids that no network of this kind gives.
     """
     dense.check_sizes(outputs["image_sizes"], outputs["original_sizes"], max_pixels)
     if int(outputs["labels"].max()) >= len(labels):
@@ -135,7 +121,8 @@ def answers(
 
 
 def result_from_answers(answer: Mapping[str, NDArray[Any]]) -> DetectionResult:
-    """The served model's answer on one image (without the batch dimension, text decoded)."""
+    """The served answers for one image, without their batch dimension; ValueError for a broken
+    mask."""
     n = int(answer["num_detections"].item())
     return DetectionResult(
         answer["boxes"][:n],
@@ -146,10 +133,8 @@ def result_from_answers(answer: Mapping[str, NDArray[Any]]) -> DetectionResult:
 
 
 def paste_mask(mask: NDArray[Any], box: Float32Array, size: tuple[int, int]) -> rle.Rle:
-    """Resize a mask's probabilities (28, 28) to its box, threshold, and encode at `size`.
-
-    box: xyxy in pixels; size: height and width of the image. The result covers pixels up to one
-    beyond the box, as published.
+    """Resize a mask's probabilities (28, 28) to its box, xyxy in pixels, threshold, and encode at
+    `size`, height and width of the image. It covers pixels up to one beyond the box, as published.
     """
     mask = mask.astype(np.float32)
     left, columns = _interpolation(box[0], box[2], size[1], mask.shape[1])
@@ -166,10 +151,8 @@ def paste_mask(mask: NDArray[Any], box: Float32Array, size: tuple[int, int]) -> 
 def _interpolation(
     start: np.float32, end: np.float32, length: int, cells: int
 ) -> tuple[int, Float32Array]:
-    """First pixel of a box along an axis, and each pixel's weights of the mask's cells, (n, cells).
-
-    Bilinear between the cells' centres, zero outside them.
-    """
+    """First pixel of a box along an axis, and each pixel's weights of the mask's cells, (n, cells):
+    bilinear between the cells' centres, zero outside them."""
     first = max(0, int(np.floor(start)) - 1)
     last = min(length, int(np.ceil(end)) + 1)
     centres = np.arange(first, last, dtype=np.float32) + np.float32(0.5)
@@ -179,39 +162,3 @@ def _interpolation(
     at = ((relative + 1) * cells - 1) / 2
     weights = 1 - np.abs(at[:, None] - np.arange(cells, dtype=np.float32))
     return first, np.maximum(weights, 0, dtype=np.float32)
-
-
-def draw(
-    image: Image.Image,
-    result: DetectionResult,
-    labels: Sequence[str],
-    min_score: float = DRAWN_SCORE,
-) -> Image.Image:
-    """A copy of the image with masks, boxes, labels and scores of at least `min_score`.
-
-    labels: one for each detection.
-    """
-    pixels = np.array(image.convert("RGB"))
-    shown = [i for i in range(len(result.scores)) if result.scores[i] >= min_score]
-    for i in reversed(shown):  # the best on top
-        inside = rle.decode(result.masks[i])
-        pixels[inside] = (pixels[inside] + np.array(_colour(int(result.labels[i])))) / 2
-    drawn = Image.fromarray(pixels)
-    canvas = ImageDraw.Draw(drawn)
-    line = max(1, round(min(drawn.size) / 300))
-    size = max(10, round(min(drawn.size) / 40))
-    for i in reversed(shown):
-        colour = _colour(int(result.labels[i]))
-        x1, y1, x2, y2 = (float(side) for side in result.boxes[i])
-        canvas.rectangle((x1, y1, x2, y2), outline=colour, width=line)
-        text = f"{labels[i]} {result.scores[i]:.2f}"
-        place = (x1 + line, max(0.0, y1 - size - line))
-        canvas.rectangle(canvas.textbbox(place, text, font_size=size), fill=colour)
-        canvas.text(place, text, fill="black", font_size=size)
-    return drawn
-
-
-def _colour(label: int) -> tuple[int, int, int]:
-    # Steps of the golden ratio keep the hues of any run of class ids apart.
-    red, green, blue = colorsys.hsv_to_rgb(label * 0.618034 % 1, 0.65, 1)
-    return round(255 * red), round(255 * green), round(255 * blue)

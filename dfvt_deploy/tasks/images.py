@@ -24,14 +24,39 @@ STD = (58.395, 57.12, 57.375)
 #: Pillow refuses more by itself, as a defence against decompression bombs.
 MOST_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 2**30)
 
+#: Longest side of an image, which is also JPEG's. Pillow keeps a pointer for each row, so that a
+#: column of 50,000,000 pixels takes 1.5 GB.
+MAX_SIDE = 65_535
+
+#: Most scans of a JPEG, a thumbnail's included, and of a large one. A progressive file has about
+#: 10; each scan passes over the whole image, so that thousands keep a processor busy for minutes.
+MAX_SCANS = 40
+SCANS_OF_LARGE = 14
+_MAX_SCANNED_PIXELS = 500_000_000
+
+_START_OF_SCAN = b"\xff\xda"
+
+#: How often the beginnings of metadata may stand in a file. Pillow copies all that it has of EXIF
+#: for each further part (20 MB take minutes), and unpacks each colour profile of a PNG.
+_MOST_METADATA = {b"Exif\0\0": 400, b"iCCP": 16}
+
+
+#: Why images are refused, in a word each: what counters and logs hold of an `ImageError`.
+REASONS = ("bytes", "canvas", "damaged", "format", "pixels", "scans", "tensors")
+
 
 class ImageError(ValueError):
-    """An image that cannot be used. The message says why, with the value and the limit."""
+    """An image, or tensors in its place, that cannot be used. The message says why, with the value
+    and the limit, and may hold bytes of the image; `reason` is one of `REASONS`."""
+
+    def __init__(self, message: str, reason: str = "tensors") -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 @dataclass(frozen=True)
 class ImageLimits:
-    """What is checked before anything is decoded: encoded size and width times height."""
+    """Limits of an encoded image in bytes and of width times height, checked before decoding."""
 
     max_bytes: int = 20 * 2**20
     max_pixels: int = 50_000_000
@@ -50,24 +75,24 @@ def decode_image(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> Image.Ima
     """Decode one JPEG, PNG or WebP to an RGB image.
 
     The first frame is taken, EXIF orientation applied, alpha dropped. Modes are converted as
-    Pillow's `convert("RGB")` does, which is what the published pipeline uses (16-bit grey
-    therefore saturates at 255).
-
-    Raises:
-        ImageError: over a limit, another format, or not decodable.
+    Pillow's `convert("RGB")` does, which is what the published pipeline uses (16-bit grey therefore
+    saturates at 255). Raises ImageError over a limit, for another format, or if not decodable.
     """
     if not data:
-        raise ImageError("image is empty (0 bytes)")
+        raise ImageError("image is empty (0 bytes)", "format")
     if len(data) > limits.max_bytes:
         raise ImageError(
             f"image has {len(data):,} bytes, the limit is {limits.max_bytes:,}; "
-            "send a smaller file or raise --max-bytes"
+            "send a smaller file or raise --max-bytes",
+            "bytes",
         )
+    for name, most in _MOST_METADATA.items():
+        if (count := data.count(name)) > most:
+            text = f"image has {count:,} parts of {name[:4].decode()} metadata, the limit is {most}"
+            raise ImageError(text, "damaged")
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            pixels = image.width * image.height
-            if pixels > limits.max_pixels:
-                raise _too_many_pixels(f"{image.width}x{image.height} = {pixels:,}", limits)
+            _check_header(image, data, limits)
             image.load()
             return _upright(image).convert("RGB")
     except ImageError:
@@ -76,16 +101,41 @@ def decode_image(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> Image.Ima
         raise _too_many_pixels(f"over {MOST_PIXELS:,}", limits) from None
     except UnidentifiedImageError:
         raise ImageError(
-            f"image is not one of {', '.join(FORMATS)} (begins with {data[:8].hex(' ')})"
+            f"image is not one of {', '.join(FORMATS)} (begins with {data[:8].hex(' ')})",
+            "format",
         ) from None
     except Exception as error:  # Pillow's decoders raise nearly anything on damaged files
-        raise ImageError(f"image cannot be decoded: {error or type(error).__name__}") from error
+        text = f"image cannot be decoded: {error or type(error).__name__}"
+        raise ImageError(text, "damaged") from error
+
+
+def _check_header(image: Image.Image, data: bytes, limits: ImageLimits) -> None:
+    """Refuse an image that would need too much memory or time, by its header and its markers."""
+    pixels = image.width * image.height
+    if pixels > limits.max_pixels:
+        raise _too_many_pixels(f"{image.width}x{image.height} = {pixels:,}", limits)
+    if max(image.size) > MAX_SIDE:
+        raise ImageError(
+            f"image is {image.width}x{image.height}, each side must be 1 to {MAX_SIDE:,} pixels",
+            "pixels",
+        )
+    # Within a scan, a byte 0xff is never followed by 0xda, so this counts the scans. Pillow calls a
+    # JPEG with a further image in it MPO.
+    scans = data.count(_START_OF_SCAN) if image.format in ("JPEG", "MPO") else 0
+    limit = max(SCANS_OF_LARGE, min(MAX_SCANS, _MAX_SCANNED_PIXELS // pixels))
+    if scans > limit:
+        raise ImageError(
+            f"image has {scans:,} JPEG scans, the limit at its size is {limit}; encode it as "
+            "baseline JPEG",
+            "scans",
+        )
 
 
 def _too_many_pixels(found: str, limits: ImageLimits) -> ImageError:
     return ImageError(
         f"image has {found} pixels, the limit is {limits.max_pixels:,}; "
-        "send a smaller image or raise --max-pixels"
+        "send a smaller image or raise --max-pixels",
+        "pixels",
     )
 
 

@@ -25,11 +25,8 @@ class Rle(TypedDict):
 
 
 def encode(part: NDArray[Any], top: int, left: int, size: tuple[int, int]) -> Rle:
-    """Encode a mask of `size` (height, width) that is zero outside `part`.
-
-    part: bool (h, w), its first pixel at row `top` and column `left` of the mask. Time and memory
-    go with the part, not with the mask.
-    """
+    """Encode a mask of `size` (height, width) that is zero outside `part`, bool (h, w), whose first
+    pixel is at row `top` and column `left`. Time and memory go with the part, not with the mask."""
     height, width = size
     rows, cols = part.shape
     columns = np.zeros((cols, rows + 2), np.bool_)

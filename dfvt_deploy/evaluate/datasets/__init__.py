@@ -1,83 +1,83 @@
-"""Images with what is true about them, checked before hours are spent.
+"""Datasets: images with the truth about them, checked before hours are spent on them.
 
     dataset = open_dataset("imagenet", Path("imagenet/val"), artifact.manifest, limit=1000)
     for sample in dataset.samples:
-        image = load(sample)
+        image = decode_image(sample.path.read_bytes())
 
-What is checked for which kind: docs/datasets.md.
+docs/datasets.md describes each kind of dataset. A new kind is a file with its opener and one line
+of `KINDS`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
-from ...artifact import Manifest
 from ...errors import BadInput
+from ...image_files import SUFFIXES, find_images, spread
+from ...manifest import Manifest
 from ...types import Task
 from .ade20k import open_ade20k
+from .checks import image_problem, refuse
 from .coco import open_coco
 from .imagenet import open_imagenet
-from .images import open_images
-from .sample import (
-    ClassMapTruth,
-    ClassTruth,
-    Dataset,
-    DetectionTruth,
-    Kind,
-    Sample,
-    load,
-)
+from .sample import Dataset, Kind, Sample
 
-__all__ = [
-    "ClassMapTruth",
-    "ClassTruth",
-    "Dataset",
-    "DetectionTruth",
-    "Kind",
-    "Sample",
-    "load",
-    "open_dataset",
-]
 
-_OPENERS: Mapping[str, Callable[[Path, Manifest, int | None], Dataset]] = {
-    "imagenet": open_imagenet,
-    "coco": open_coco,
-    "ade20k": open_ade20k,
-    "images": open_images,
-}
+def open_images(data: Path, manifest: Manifest, limit: int | None) -> Dataset:
+    """All images of a folder and its subfolders, for a model of any task."""
+    files = find_images(data)
+    if not files:
+        refuse(data, [f"it is no folder with images ({', '.join(SUFFIXES)})"])
+    chosen = spread(files, limit)
+    refuse(data, [problem for path in chosen if (problem := image_problem(path))])
+    samples = tuple(Sample(path.relative_to(data).as_posix(), path) for path in chosen)
+    return Dataset("images", manifest.task, data.resolve().name, samples, len(files))
 
-#: The task that a dataset's truth is about; "images" has none and suits all.
-_TASKS: Mapping[str, Task] = {
-    "imagenet": Task.CLASSIFICATION,
-    "coco": Task.DETECTION,
-    "ade20k": Task.SEGMENTATION,
+
+@dataclass(frozen=True)
+class DatasetKind:
+    """One kind of dataset: the task that its labels are for (None: it has no labels and suits
+    every task), and the function that opens and checks it."""
+
+    task: Task | None
+    open: Callable[[Path, Manifest, int | None], Dataset]
+
+
+KINDS: Mapping[str, DatasetKind] = {
+    "imagenet": DatasetKind(Task.CLASSIFICATION, open_imagenet),
+    "coco": DatasetKind(Task.DETECTION, open_coco),
+    "ade20k": DatasetKind(Task.SEGMENTATION, open_ade20k),
+    "images": DatasetKind(None, open_images),
 }
 
 
 def open_dataset(
     kind: Kind, data: str | Path, manifest: Manifest, limit: int | None = None
 ) -> Dataset:
-    """A dataset for the model of a manifest, its class ids being the model's.
+    """Open and check a dataset for one model. The class ids of the truth are the model's.
 
-    Args:
-        data: folder or file, as the kind has it (docs/datasets.md).
-        limit: take so many images, evenly spread over all, the same at every call.
-
-    Raises:
-        BadInput: of another task than the model, or with a list of everything that is wrong.
+    data: the dataset's folder or file, as docs/datasets.md describes it for each kind.
+    limit: most images that are taken, 1 or more, evenly spread over all and always the same.
+    Raises BadInput where the dataset is for another task than the model, or cannot be used; the
+    message lists everything that is wrong with it.
     """
-    if kind not in _OPENERS:
-        raise BadInput(f"dataset {kind!r} is none of {', '.join(_OPENERS)}")
-    if _TASKS.get(kind, manifest.task) is not manifest.task:
+    task = KINDS[kind].task
+    if task not in (None, manifest.task):
+        fitting = [name for name, other in KINDS.items() if other.task is manifest.task]
         raise BadInput(
-            f"{kind} is for {_TASKS[kind]}, {manifest.name} is a {manifest.task} model; use "
-            f"{next(k for k, task in _TASKS.items() if task is manifest.task)}, or images for "
-            "agreement without labels"
+            f"{kind} is for {task}, {manifest.name} is a {manifest.task} model; use "
+            f"{', '.join([*fitting, 'images'])} (images has no labels and measures agreement only)"
         )
-    if limit is not None and limit < 1:
-        raise BadInput(f"limit {limit} is below 1; leave it out to take all images")
     data = Path(data)
-    if not data.exists():
-        raise BadInput(f"{data} does not exist; give the dataset's folder or file")
-    return _OPENERS[kind](data, manifest, limit)
+    try:
+        if not data.exists():
+            raise BadInput(f"{data} does not exist; give the dataset's folder or file")
+        if not (data.is_dir() or data.is_file()):
+            raise BadInput(f"{data} is neither a folder nor a regular file")
+        return KINDS[kind].open(data, manifest, limit)
+    except OSError as error:
+        raise BadInput(
+            f"{error.filename or data} cannot be read: {error.strerror or error}"
+        ) from error

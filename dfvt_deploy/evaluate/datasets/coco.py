@@ -1,63 +1,64 @@
-"""COCO: images and an `instances_*.json`."""
+"""COCO: images and an `instances_*.json`, checked before anything is computed with it."""
 
 from __future__ import annotations
 
-import csv
-import json
-import math
-from collections import defaultdict
+import reprlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ...artifact import Manifest
-from ...data import DIRECTORY, class_names
+from ...data import class_names, published_classes
 from ...errors import BadInput
+from ...image_files import spread
+from ...json_files import read_json
+from ...manifest import Manifest
+from ...tasks.images import DEFAULT_LIMITS
 from ...types import Task
-from .checks import image_problem, published_order_problem, refuse
-from .sample import Dataset, DetectionTruth, Sample, spread
+from .checks import image_problem, published_order_problems, refuse
+from .coco_objects import Entry, objects_by_image, repeated
+from .sample import Dataset, DetectionTruth, Sample
 
 _PATTERNS = ("instances_*.json", "annotations/instances_*.json")
 
-Entry = Mapping[str, Any]
+#: Largest annotation file that is read: 256 MiB. COCO's file of 5,000 images has 20 MB.
+_MAX_BYTES = 256 * 2**20
+
+#: The fields that every entry of a table must have. Those of an object are checked with it.
+_FIELDS: Mapping[str, Mapping[str, type]] = {
+    "images": {"id": int, "file_name": str, "height": int, "width": int},
+    "annotations": {"image_id": int, "category_id": int},
+    "categories": {"id": int, "name": str},
+}
+
+_TYPE_NAMES = {int: "a whole number", str: "a text"}
 
 
 def open_coco(data: Path, manifest: Manifest, limit: int | None) -> Dataset:
-    """An `instances_*.json`, or a folder with one, and the images beside it.
-
-    Raises:
-        BadInput: with everything that is wrong.
-    """
+    """An `instances_*.json`, or a folder with one, and the images beside it."""
     path = _annotation_file(data)
     images, annotations, categories = _read(path)
-    problems: list[str] = []
-    if problem := published_order_problem(Task.DETECTION, manifest.labels):
-        problems.append(problem)
+    problems = published_order_problems(Task.DETECTION, manifest.labels)
     class_ids = _class_ids(categories, manifest.labels, problems)
-    objects = _objects(images, annotations, {c["id"] for c in categories}, class_ids, problems)
+    known = {category["id"] for category in categories}
+    objects = objects_by_image(images, annotations, known, class_ids, problems)
     refuse(path, problems)
 
-    directory = _image_directory(path, images[0]["file_name"])
     available = len(images)
-    images = [images[i] for i in spread(available, limit)]
-    samples = tuple(
-        Sample(
-            image["file_name"],
-            directory / image["file_name"],
-            DetectionTruth(
-                (image["height"], image["width"]), tuple(objects[image["id"]]), manifest.labels
-            ),
-        )
-        for image in images
-    )
-    sizes = [(image["height"], image["width"]) for image in images]
-    checked = zip(samples, sizes, strict=True)
-    refuse(path, [p for sample, size in checked if (p := image_problem(sample.path, size))])
-    empty = sum(not objects[image["id"]] for image in images)
-    notes = [f"{empty} of {len(images)} images have no annotation"] if empty else []
+    images = sorted(images, key=lambda image: image["id"])
+    directory = _image_directory(path, images[0]["file_name"])
+    samples, problems, empty = [], [], 0
+    for image in spread(images, limit):
+        size, found = (image["height"], image["width"]), tuple(objects.get(image["id"], ()))
+        truth = DetectionTruth(size, found, manifest.labels)
+        samples.append(Sample(image["file_name"], directory / image["file_name"], truth))
+        empty += not found
+        if problem := image_problem(samples[-1].path, size):
+            problems.append(problem)
+    refuse(path, problems)
+    notes = [f"{empty} of {len(samples)} images have no annotation"] if empty else []
     if len(class_ids) < manifest.num_classes:
         notes.append(f"{len(class_ids)} of the model's {manifest.num_classes} classes")
-    return Dataset("coco", Task.DETECTION, path.stem, samples, available, tuple(notes))
+    return Dataset("coco", Task.DETECTION, path.stem, tuple(samples), available, tuple(notes))
 
 
 def _annotation_file(data: Path) -> Path:
@@ -75,47 +76,67 @@ def _annotation_file(data: Path) -> Path:
 
 
 def _read(path: Path) -> tuple[list[Entry], list[Entry], list[Entry]]:
-    """Images by ascending id, annotations and categories, with the fields that they must have."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise BadInput(f"{path} cannot be read as JSON: {error}") from error
+    """The images, annotations and categories of a file, with the fields that they must have."""
+    content = read_json(path, _MAX_BYTES)
     if not isinstance(content, dict):
         raise BadInput(f"{path} holds a {type(content).__name__}, no COCO annotations")
-    tables = []
-    for key, fields in (
-        ("images", {"id": int, "file_name": str, "height": int, "width": int}),
-        ("annotations", {"image_id": int, "category_id": int, "bbox": list}),
-        ("categories", {"id": int, "name": str}),
-    ):
-        rows = content.get(key)
+    problems: list[str] = []
+    for table, fields in _FIELDS.items():
+        rows = content.get(table)
         if not isinstance(rows, list) or not rows:
-            raise BadInput(f"{path} has no {key}; is it a COCO instances file of a labelled split?")
-        for row in rows:
-            for field, kind in fields.items():
-                if not isinstance(row, dict) or not isinstance(row.get(field), kind):
-                    raise BadInput(
-                        f"{path}: an entry of {key} has no {field} ({kind.__name__}): "
-                        f"{json.dumps(row)[:200]}"
-                    )
-        tables.append(rows)
-    images, annotations, categories = tables
-    return sorted(images, key=lambda image: image["id"]), annotations, categories
+            raise BadInput(
+                f"{path} has no {table}; is it a COCO instances file of labelled images?"
+            )
+        for i, row in enumerate(rows):
+            if problem := _entry_problem(row, fields):
+                problems.append(f"entry {i} of {table} {problem}")
+    refuse(path, problems)
+    images, annotations, categories = (content[table] for table in _FIELDS)
+    problems = [f"image {image['id']} {p}" for image in images if (p := _image_problem(image))]
+    problems += [f"two images have the id {i}" for i in repeated(i["id"] for i in images)]
+    problems += [
+        f"two images have the file_name {n!r}" for n in repeated(i["file_name"] for i in images)
+    ]
+    refuse(path, problems)
+    return images, annotations, categories
+
+
+def _entry_problem(entry: Any, fields: Mapping[str, type]) -> str | None:
+    """The reason why an entry of a table is wrong, to follow the entry's name, or None."""
+    if not isinstance(entry, dict):
+        return f"is {reprlib.repr(entry)}, not an object with {', '.join(fields)}"
+    for field, kind in fields.items():
+        # bool is a kind of int, so isinstance would accept true as a number.
+        if type(entry.get(field)) is not kind:
+            found = f"the {field} {reprlib.repr(entry[field])}" if field in entry else f"no {field}"
+            return f"has {found}; it must be {_TYPE_NAMES[kind]}"
+    if type(entry.get("id", 0)) is not int:
+        return f"has the id {reprlib.repr(entry['id'])}; it must be a whole number"
+    return None
+
+
+def _image_problem(image: Entry) -> str | None:
+    """The reason why an entry of `images` is wrong, to follow the image's id, or None."""
+    height, width = image["height"], image["width"]
+    if height < 1 or width < 1 or height * width > DEFAULT_LIMITS.max_pixels:
+        return f"is {height}x{width}; images have 1 to {DEFAULT_LIMITS.max_pixels:,} pixels"
+    return None
 
 
 def _class_ids(
     categories: Sequence[Entry], labels: Sequence[str], problems: list[str]
 ) -> dict[int, int]:
-    """Class ids by category id: by name, or in the order of ids where the model has no names."""
+    """The model's class ids by category id: categories are matched with the labels by name, or, if
+    no name is a label, in the order of their ids. Problems are added to the list."""
     names = {category["id"]: category["name"] for category in categories}
-    if len(names) < len(categories):
-        problems.append("two categories have the same id")
+    problems += [f"two categories have the id {i}" for i in repeated(c["id"] for c in categories)]
+    problems += [f"two categories have the name {name!r}" for name in repeated(names.values())]
     if tuple(labels) == class_names(Task.DETECTION):
-        published = _published_category_ids()
+        published = {int(r["coco_id"]): r["name"] for r in published_classes(Task.DETECTION)}
         problems += [
-            f"category {key} is {name!r}, in COCO it is {labels[published[key]]!r}"
+            f"category {key} is {name!r}, in COCO it is {published[key]!r}"
             for key, name in sorted(names.items())
-            if key in published and labels[published[key]] != name
+            if published.get(key, name) != name
         ]
     by_name = {key: labels.index(name) for key, name in names.items() if name in labels}
     if by_name:
@@ -133,64 +154,8 @@ def _class_ids(
     return {key: i for i, key in enumerate(sorted(names))}
 
 
-def _objects(
-    images: Sequence[Entry],
-    annotations: Sequence[Entry],
-    categories: set[int],
-    class_ids: Mapping[int, int],
-    problems: list[str],
-) -> Mapping[int, list[Entry]]:
-    """Annotations by image id, their categories being class ids."""
-    sizes = {image["id"]: [image["height"], image["width"]] for image in images}
-    if len(sizes) < len(images):
-        problems.append("two images have the same id")
-    if len({image["file_name"] for image in images}) < len(images):
-        problems.append("two images have the same file_name")
-    objects: dict[int, list[Entry]] = defaultdict(list)
-    for position, annotation in enumerate(annotations):
-        which = f"annotation {annotation.get('id', f'number {position}')}"
-        if annotation["image_id"] not in sizes:
-            problems.append(f"{which} is of image {annotation['image_id']}, which is not listed")
-        elif annotation["category_id"] not in categories:
-            problems.append(
-                f"{which} is of category {annotation['category_id']}, which is not listed"
-            )
-        elif len(annotation["bbox"]) != 4 or not _numbers(annotation["bbox"]):
-            problems.append(f"{which} has the bbox {annotation['bbox']}, not 4 numbers")
-        elif not annotation.get("segmentation"):
-            problems.append(f"{which} has no segmentation, which mask AP needs")
-        elif not _is_mask(annotation["segmentation"], sizes[annotation["image_id"]]):
-            problems.append(
-                f"{which} has a segmentation that is neither polygons (lists of 6 numbers or more, "
-                "x and y in turn) nor run lengths of its image's size"
-            )
-        elif annotation["category_id"] in class_ids:
-            class_id = class_ids[annotation["category_id"]]
-            objects[annotation["image_id"]].append({**annotation, "category_id": class_id})
-    return objects
-
-
-def _is_mask(segmentation: Any, size: list[int]) -> bool:
-    """Whether it is polygons, or run lengths of an image of this height and width."""
-    if isinstance(segmentation, list):
-        return all(
-            isinstance(p, list) and len(p) >= 6 and len(p) % 2 == 0 and _numbers(p)
-            for p in segmentation
-        )
-    if not isinstance(segmentation, dict) or segmentation.get("size") != size:
-        return False
-    counts = segmentation.get("counts")
-    if isinstance(counts, list):
-        return _numbers(counts) and sum(counts) == size[0] * size[1]
-    return isinstance(counts, str)
-
-
-def _numbers(values: list[Any]) -> bool:
-    return all(isinstance(v, int | float) and math.isfinite(v) for v in values)
-
-
 def _image_directory(path: Path, first: str) -> Path:
-    """Where the images are: beside the annotations, as COCO and others have them."""
+    """The folder of the images, found beside the annotation file by its first image."""
     root = path.parent.parent if path.parent.name == "annotations" else path.parent
     split = path.stem.removeprefix("instances_")
     candidates = [root / split, root / "images" / split, root / "images", root]
@@ -199,11 +164,3 @@ def _image_directory(path: Path, first: str) -> Path:
             return directory
     places = ", ".join(map(str, candidates))
     raise BadInput(f"the first image of {path}, {first}, is missing; looked in {places}")
-
-
-def _published_category_ids() -> dict[int, int]:
-    """Class ids by the category id that COCO has for them."""
-    with (DIRECTORY / "coco.tsv").open(encoding="utf-8", newline="") as file:
-        return {
-            int(row["coco_id"]): i for i, row in enumerate(csv.DictReader(file, delimiter="\t"))
-        }

@@ -1,16 +1,11 @@
-"""What a dataset is made of: images, and what is true about each."""
+"""The content of a dataset: images, and the truth about each of them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-from PIL import Image
-
-from ...errors import BadInput
-from ...tasks.images import ImageError, decode_image
 from ...types import Task
 
 Kind: TypeAlias = Literal["imagenet", "coco", "ade20k", "images"]
@@ -18,29 +13,41 @@ Kind: TypeAlias = Literal["imagenet", "coco", "ade20k", "images"]
 
 @dataclass(frozen=True)
 class ClassTruth:
-    """The class of an image, and the label that the model has for it."""
+    """The class of an image: its class id, and the model's label for this class."""
 
     class_id: int
     label: str
 
 
 @dataclass(frozen=True)
-class DetectionTruth:
-    """The objects of an image.
+class AnnotatedObject:
+    """One annotated object of an image, checked against the image's size.
 
-    size: height and width of the image.
-    objects: COCO annotations, their `category_id` being the model's class id.
-    labels: the model's, by class id; one tuple for the whole dataset.
+    box: left, top, width and height in pixels. area: square pixels.
+    crowd: whether the annotation stands for many objects at once.
+    segmentation: polygons (lists of x and y in turn), or run lengths `{"size", "counts"}` in either
+        of COCO's forms.
     """
 
+    class_id: int
+    box: tuple[float, float, float, float]
+    area: float
+    crowd: bool
+    segmentation: Any
+
+
+@dataclass(frozen=True)
+class DetectionTruth:
+    """The objects of an image, its height and width, and the model's labels by class id."""
+
     size: tuple[int, int]
-    objects: tuple[Mapping[str, Any], ...]
+    objects: tuple[AnnotatedObject, ...]
     labels: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class ClassMapTruth:
-    """The annotated class map of an image, not read before it is needed; see `read_class_map`."""
+    """The file with the annotated class map of an image, which `read_class_map` reads."""
 
     path: Path
     num_classes: int
@@ -51,7 +58,7 @@ Truth: TypeAlias = ClassTruth | DetectionTruth | ClassMapTruth
 
 @dataclass(frozen=True)
 class Sample:
-    """One image. `id` names it within its dataset; `truth` is None where nothing is known."""
+    """One image. `id` is unique in its dataset; `truth` is None for an image without labels."""
 
     id: str
     path: Path
@@ -60,11 +67,8 @@ class Sample:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Images in a fixed order, checked as far as can be without decoding them.
-
-    available: images that there were before a limit.
-    notes: what is worth knowing and no reason to stop.
-    """
+    """Images in a fixed order, checked as far as possible without decoding them. `available` is
+    their number before a limit was applied; `notes` say what is unusual, though usable."""
 
     kind: Kind
     task: Task
@@ -75,24 +79,3 @@ class Dataset:
 
     def __len__(self) -> int:
         return len(self.samples)
-
-
-def load(sample: Sample) -> Image.Image:
-    """The RGB image of a sample, decoded as the server does; can be handed to worker processes.
-
-    Raises:
-        BadInput: not readable or not decodable.
-    """
-    try:
-        return decode_image(sample.path.read_bytes())
-    except OSError as error:
-        raise BadInput(f"image {sample.path} cannot be read: {error.strerror}") from error
-    except ImageError as error:
-        raise BadInput(f"{sample.path}: {error}") from error
-
-
-def spread(count: int, limit: int | None) -> list[int]:
-    """Positions of at most `limit` of `count` things, evenly spread over all, always the same."""
-    if limit is None or limit >= count:
-        return list(range(count))
-    return [i * count // limit for i in range(limit)]

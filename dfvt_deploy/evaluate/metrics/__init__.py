@@ -1,24 +1,22 @@
-"""Figures of accuracy from what models answer, whichever runner answered.
+"""Accuracy figures, computed from a model's answers whatever runner gave them.
 
-metric = METRICS[artifact.manifest.task]
-results = [metric.image_result(answers, sample) for ...]
-figures = metric.score(results)
+    metric = metric_of(artifact.manifest.task)
+    results = [metric.image_result(answers, sample) for answers, sample in ...]
+    figures = metric.score(results)
+
+The file of a task holds the task's metric as `METRIC`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
+from ...task_entries import entry
 from ...types import Task
-from .classification import Accuracy
-from .detection import AveragePrecision
 from .metric import ImageResult, Indices, Metric, Scorer
-from .segmentation import MeanIoU
 
-__all__ = ["METRICS", "ImageResult", "Indices", "Metric", "Scorer"]
+__all__ = ["ImageResult", "Indices", "Metric", "Scorer", "metric_of"]
 
-METRICS: Mapping[Task, Metric] = {
-    Task.CLASSIFICATION: Accuracy(),
-    Task.DETECTION: AveragePrecision(),
-    Task.SEGMENTATION: MeanIoU(),
-}
+
+def metric_of(task: Task) -> Metric:
+    """The metric that models of a task are judged by."""
+    metric: Metric = entry("evaluate.metrics", task, "METRIC")
+    return metric

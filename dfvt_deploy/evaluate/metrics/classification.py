@@ -8,22 +8,27 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..datasets import ClassTruth, Sample
-from .metric import ImageResult, Indices, Scorer, ScoresByScorer, as_text, share
+from ..datasets.sample import ClassTruth, Sample
+from .metric import ImageResult, Indices, Metric, Scorer, as_text, points
 
 
-class Accuracy(ScoresByScorer):
-    """Shares of images whose class is the first answer, and among the first five.
+class Accuracy(Metric):
+    """`top1` and `top5`: the share of images whose class is the first, or among the first five (or
+    as many as the model answers with), of the answered classes.
 
-    An answer is right when its class id and its label are, so that a server with a shifted label
-    file is wrong. Of a model populated to give fewer than five answers, `top5` is over those.
+    An answered class is right if its class id and its label both are, so a server with a shifted
+    label file is wrong on every image.
     """
 
     names = ("top1", "top5")
     resamples = 1000
 
+    def chance(self, num_classes: int) -> float:
+        return 100 / num_classes
+
     def image_result(self, answers: Mapping[str, NDArray[Any]], sample: Sample) -> dict[str, Any]:
-        """`rank`: place of the right answer, from 0, or None; `truth` and `answer`: class ids."""
+        """`truth` and `answer`: the class ids of the image and of the first answer; `rank`: the
+        position of the right class among the answers, from 0, or None if it is not there."""
         truth = sample.truth
         assert isinstance(truth, ClassTruth)
         ids = answers["class_ids"].reshape(-1)
@@ -46,6 +51,9 @@ class Accuracy(ScoresByScorer):
 
         def score(indices: Indices | None = None) -> dict[str, float]:
             chosen = {n: hit if indices is None else hit[indices] for n, hit in wanted.items()}
-            return {name: share(hit.sum(), len(hit)) for name, hit in chosen.items()}
+            return {name: points(hit.sum(), len(hit)) for name, hit in chosen.items()}
 
         return score
+
+
+METRIC = Accuracy()

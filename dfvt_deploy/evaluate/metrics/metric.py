@@ -1,77 +1,67 @@
-"""What a metric is."""
+"""The interface of a metric."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..datasets import Sample
+from ..datasets.sample import Sample
 
-#: What became of one image: plain data that JSON takes, with the image's `id`.
+#: The result of one image: the image's `id` and the metric's own fields, all of them plain data
+#: that JSON can hold.
 ImageResult: TypeAlias = Mapping[str, Any]
 
-#: Positions of images among the results, repetition allowed, integers (k,).
+#: Positions in a list of results, int64 (k,). A position may occur several times.
 Indices: TypeAlias = NDArray[np.int64]
 
-#: Figures by name of the images at these positions, of all for None.
+#: A function from positions (None: all images) to the figures of the images there, by name.
 Scorer: TypeAlias = Callable[[Indices | None], dict[str, float]]
 
 
-class Metric(Protocol):
-    """Turns answers into results for each image, and results into figures.
+class Metric(ABC):
+    """Turns a model's answers into one result an image, and results into figures.
 
-    A figure is in points, 0 to 100, higher being better; nan where nothing could be counted.
+    A figure is in points from 0 to 100, higher is better, and nan if nothing could be counted. The
+    gate decides by the first of `names`, with `resamples` bootstrap draws.
     """
 
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The figures; the first is the gate's."""
+    names: ClassVar[tuple[str, ...]]
+    resamples: ClassVar[int]
 
-    @property
-    def resamples(self) -> int:
-        """How often the gate draws."""
+    @abstractmethod
+    def chance(self, num_classes: int) -> float:
+        """The first figure, in points, that a model reaches which does not look at the image."""
 
+    @abstractmethod
     def image_result(self, answers: Mapping[str, NDArray[Any]], sample: Sample) -> dict[str, Any]:
-        """What became of one image.
+        """Compare the answers for one image with the truth about it.
 
-        answers: the outputs of the served model for the image (docs/serving.md), with or without
-            the batch dimension, texts as bytes or str.
-
-        Raises:
-            StageFailed: answers of another image size than the truth's.
+        answers: the outputs of the served model (docs/serving.md) for the image, with or without
+            the batch dimension; texts are bytes or str.
+        Raises StageFailed where the answers are for another image size than the truth.
         """
-
-    def scorer(self, results: Sequence[ImageResult], names: Sequence[str] | None = None) -> Scorer:
-        """Prepare results, in the dataset's order, to be scored often. `names`: figures wanted."""
-
-    def score(
-        self, results: Sequence[ImageResult], indices: Indices | None = None
-    ) -> dict[str, float]:
-        """All figures of the images at these positions; of all by default."""
-
-
-class ScoresByScorer(ABC):
-    """`score` of a metric that has a `scorer`."""
 
     @abstractmethod
     def scorer(self, results: Sequence[ImageResult], names: Sequence[str] | None = None) -> Scorer:
-        """See `Metric.scorer`."""
+        """Prepare results, one an image in the dataset's order, for being scored many times.
+        `names` are the figures that are needed; all by default."""
 
     def score(
         self, results: Sequence[ImageResult], indices: Indices | None = None
     ) -> dict[str, float]:
+        """All figures of the images at the given positions, or of all images."""
         return self.scorer(results)(indices)
 
 
 def as_text(value: Any) -> str:
-    """A string of an answer, which a server sends as UTF-8 bytes."""
+    """A text of an answer as str; servers send UTF-8 bytes."""
     return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
 
 
-def share(part: float, whole: float) -> float:
-    """Points, nan of nothing."""
+def points(part: float, whole: float) -> float:
+    """`part` as a percentage of `whole`, or nan if `whole` is 0."""
     return 100 * float(part) / float(whole) if whole else float("nan")

@@ -10,27 +10,32 @@ from numpy.typing import NDArray
 
 from ...errors import StageFailed
 from ...tasks.segmentation import decode_class_map
-from ..datasets import ClassMapTruth, Sample
 from ..datasets.ade20k import IGNORED, read_class_map
-from .metric import ImageResult, Indices, Scorer, ScoresByScorer, share
+from ..datasets.sample import ClassMapTruth, Sample
+from .metric import ImageResult, Indices, Metric, Scorer, points
 
 _COUNTS = ("intersection", "answered", "annotated")
 
 
-class MeanIoU(ScoresByScorer):
-    """Pixels of all images are counted together, class by class, where the truth has a class.
+class MeanIoU(Metric):
+    """`miou`: the mean over classes of intersection over union; `aacc`: the share of pixels whose
+    class is right; `macc`: the mean over classes of the share of a class's pixels that are right.
 
-    `miou`: mean over classes of intersection over union; `aacc`: share of pixels that are right;
-    `macc`: mean over classes of the share of their pixels that are right. A class that is neither
-    annotated nor answered anywhere counts in none of them.
+    Pixels of all images are counted together, where the annotation has a class. A class that is
+    neither annotated nor answered on any image is left out of the means.
     """
 
     names = ("miou", "aacc", "macc")
     resamples = 1000
 
+    def chance(self, num_classes: int) -> float:
+        # A model that always answers one class reaches that class's share of the pixels, divided
+        # by the number of classes; one that guesses evenly reaches about half of this.
+        return 100 / num_classes
+
     def image_result(self, answers: Mapping[str, NDArray[Any]], sample: Sample) -> dict[str, Any]:
-        """Pixels by class of those `classes` that occur: `intersection`, `answered` and
-        `annotated`."""
+        """`classes`: the class ids that occur; for each of them the numbers of pixels:
+        `intersection` (answered and annotated), `answered` and `annotated`."""
         truth = sample.truth
         assert isinstance(truth, ClassMapTruth)
         annotated = read_class_map(truth)
@@ -55,7 +60,7 @@ class MeanIoU(ScoresByScorer):
         table = np.zeros((len(results), len(_COUNTS), len(classes)))
         for row, result in zip(table, results, strict=True):
             row[:, np.searchsorted(classes, result["classes"])] = [result[n] for n in _COUNTS]
-        flat = table.reshape(len(results), -1)  # sums stay exact: whole numbers below 2**53
+        flat = table.reshape(len(results), -1)
 
         def score(indices: Indices | None = None) -> dict[str, float]:
             images = np.arange(len(flat)) if indices is None else indices
@@ -63,17 +68,20 @@ class MeanIoU(ScoresByScorer):
             intersection, answered, annotated = (weights @ flat).reshape(len(_COUNTS), -1)
             union = answered + annotated - intersection
             figures = {
-                "miou": _mean_share(intersection, union),
-                "aacc": share(intersection.sum(), annotated.sum()),
-                "macc": _mean_share(intersection, annotated),
+                "miou": _mean_points(intersection, union),
+                "aacc": points(intersection.sum(), annotated.sum()),
+                "macc": _mean_points(intersection, annotated),
             }
             return {name: figures[name] for name in names or self.names}
 
         return score
 
 
-def _mean_share(part: NDArray[np.float64], whole: NDArray[np.float64]) -> float:
+def _mean_points(part: NDArray[np.float64], whole: NDArray[np.float64]) -> float:
     present = whole > 0
     if not present.any():
         return float("nan")
     return 100 * float(np.mean(part[present] / whole[present]))
+
+
+METRIC = MeanIoU()

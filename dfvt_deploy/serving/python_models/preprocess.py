@@ -1,6 +1,7 @@
 """Triton step: encoded images to the network's input.
 
-Copied into model repositories together with `dfvt_tasks`, on which alone it depends.
+Copied into model repositories together with `telemetry.py` and `dfvt_tasks`, on which alone it
+depends.
 """
 
 import importlib
@@ -14,9 +15,10 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 from PIL import Image
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
+sys.path.insert(0, str(Path(__file__).absolute().parent))
 
 from dfvt_tasks.images import ImageError, ImageLimits, decode_image, normalise
+from telemetry import Telemetry
 
 
 class TritonPythonModel:
@@ -27,17 +29,17 @@ class TritonPythonModel:
         self.limits = ImageLimits(int(parameters["max_bytes"]), int(parameters["max_pixels"]))
         self.options = json.loads(parameters["options"])
         self.float_input = parameters["input"] == "float32"
+        self.telemetry = Telemetry(args)
 
     def execute(self, requests: list[Any]) -> list[Any]:
-        return [self._answer(request) for request in requests]
+        return [self.telemetry.timed(self._answer, request) for request in requests]
 
     def _answer(self, request: Any) -> Any:
         encoded = pb_utils.get_input_tensor_by_name(request, "image").as_numpy().reshape(-1)
         try:
-            tensors = self.task.network_inputs(self._decoded(encoded), **self.options)
+            tensors = self.task.preprocess_batch(self._decoded(encoded), **self.options)
         except ImageError as error:
-            refusal = pb_utils.TritonError(str(error), pb_utils.TritonError.INVALID_ARG)
-            return pb_utils.InferenceResponse(error=refusal)
+            return self.telemetry.refusal(request, error, [len(data) for data in encoded])
         if self.float_input:
             tensors["images"] = normalise(tensors["images"])
         return pb_utils.InferenceResponse(
@@ -51,4 +53,5 @@ class TritonPythonModel:
             except ImageError as error:
                 if len(encoded) == 1:
                     raise
-                raise ImageError(f"image {number} of {len(encoded)}: {error}") from error
+                text = f"image {number} of {len(encoded)}: {error}"
+                raise ImageError(text, error.reason) from error

@@ -1,0 +1,43 @@
+"""The options of `plan`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from ..errors import BadInput
+from ..options import Options, argument, option
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanOptions(Options):
+    """How many images in which time, and what one server was measured to need for an image."""
+
+    command: ClassVar[str] = "plan"
+    figures: Path = argument(
+        help="JSON file of what one server needs, as benchmarks/capacity.py measures it."
+    )
+    rate: float = option(
+        minimum=0.001, maximum=1e9, help="Images a second in the busiest minutes, of all clients."
+    )
+    p99_ms: float = option(
+        minimum=0.001,
+        maximum=10_000,
+        help="Milliseconds within which 99 of 100 images must be answered.",
+    )
+    availability: float = option(
+        0.999, minimum=0, maximum=0.9999999, help="Share of the time in which both must hold."
+    )
+    server_availability: float = option(
+        0.99, minimum=0.5, maximum=1, help="Share of the time in which one server is at work."
+    )
+    price: float | None = option(
+        None, minimum=0, help="Price of one server for an hour, in any currency."
+    )
+
+    def check_files(self) -> None:
+        if not self.figures.is_file():
+            raise BadInput(
+                f"{self.figures} is no file; measure a server: python benchmarks/capacity.py"
+            )

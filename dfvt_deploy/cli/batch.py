@@ -1,0 +1,31 @@
+"""`batch`."""
+
+from __future__ import annotations
+
+from ..batches.options import BatchOptions
+from .output import print_json, print_line
+from .parameters import add_command
+
+
+@add_command(BatchOptions)
+def batch(options: BatchOptions, as_json: bool) -> None:
+    """Answer many images and write Parquet tables.
+
+    Each image ends in one row of results/ or of failures/. A run that was stopped or killed goes on
+    when the same command is given again.
+
+    Example: `dfvt-deploy batch photos --model dfvt_s_classification --output answers`
+    """
+    from ..batches.run import batch_with
+
+    run = batch_with(options)
+    if as_json:
+        document = run.record.model_dump(mode="json")
+        return print_json({**document, "images_per_second": round(run.images_per_second, 2)})
+    record = run.record
+    print_line(
+        f"{run.output}: {record.answered:,} of {record.images:,} images answered, "
+        f"{record.failed:,} failed, {run.images_per_second:.1f} images/s"
+    )
+    table = run.output / ("failures" if record.failed else "results")
+    print_line(f'next: python -c "import pandas; print(pandas.read_parquet({str(table)!r}))"')

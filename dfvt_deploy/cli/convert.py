@@ -1,0 +1,73 @@
+"""`convert`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..precision.options import ConvertOptions
+from .output import print_json, print_line, print_table
+from .parameters import add_command
+from .several import for_each
+
+if TYPE_CHECKING:
+    from ..precision.convert import Converted
+
+
+@add_command(ConvertOptions)
+def convert(options: ConvertOptions, as_json: bool) -> None:
+    """Convert exported models to FP16 or INT8.
+
+    Each new file is compared with FP32 before it is written. The command goes on past a model that
+    fails.
+
+    Example: `dfvt-deploy convert dfvt_s_classification --precision fp16 --calibration photos`
+    """
+    from ..artifact import exported_models
+    from ..precision.convert import convert_with
+
+    def convert_one(folder: Path) -> Converted:
+        converted = convert_with(folder, options)
+        if not as_json:
+            _print_conversion(converted)
+        return converted
+
+    folders = {path.name: path for path in exported_models(options.exports, options.models)}
+    with for_each(folders, convert_one) as done:
+        if as_json:
+            print_json([converted.as_json() for converted in done])
+
+
+def _print_conversion(converted: Converted) -> None:
+    from ..names import ONNX_FILES
+    from ..types import Precision
+
+    record, manifest = converted.record, converted.artifact.manifest
+    precisions = sorted({name for row in record.operators.values() for name in row})
+    if "other" in precisions:  # last
+        precisions = [*(p for p in precisions if p != "other"), "other"]
+    rows = [
+        [operator, *(str(row[p]) if p in row else "" for p in precisions)]
+        for operator, row in record.operators.items()
+    ]
+    totals = [sum(row.get(p, 0) for row in record.operators.values()) for p in precisions]
+    print_table(
+        f"{manifest.name}: nodes by precision (other: no floating-point values)",
+        ["operator", *precisions],
+        [*rows, ["all", *map(str, totals)]],
+    )
+    print_table(
+        "Why nodes stayed in FP32",
+        ["reason", "nodes", "operators"],
+        [
+            [reason, str(sum(row.values())), ", ".join(f"{n} {name}" for name, n in row.items())]
+            for reason, row in record.reasons.items()
+        ],
+    )
+    for check in record.checks:
+        print_line(str(check))
+    before = manifest.files[ONNX_FILES[Precision.FP32]].size
+    after = manifest.files[converted.file.name].size
+    times = ", ".join(f"{step} {seconds:.1f} s" for step, seconds in record.seconds.items())
+    print_line(f"{converted.file}: {after / 1e6:.1f} MB, {after / before:.0%} of FP32 ({times})")
+    print_line(f"next: {converted.artifact.command('validate')}")

@@ -1,0 +1,34 @@
+"""`explain`."""
+
+from __future__ import annotations
+
+from ..explaining.options import ExplainOptions
+from .output import print_json, print_line, print_table
+from .parameters import add_command
+
+
+@add_command(ExplainOptions)
+def explain(options: ExplainOptions, as_json: bool) -> None:
+    """Draw what an answer rests on, with figures of how far to believe each map.
+
+    Example: `dfvt-deploy explain cat.jpg --model dfvt_s_classification --top 2`
+    """
+    from ..explaining.explain import explain_with
+
+    found = explain_with(options)
+    if as_json:
+        return print_json([each.as_json() for each in found])
+    columns = ["image", "target", "map", "deletion", "insertion", "figure", "random weights"]
+    rows = [
+        [
+            each.image,
+            each.target,
+            each.source,
+            *(f"{value:.3f}" for value in each.faithfulness),
+            f"{each.sanity:+.3f}",
+            f"{each.agreement:+.3f}",
+        ]
+        for each in found
+    ]
+    print_table("Heat maps (docs/explain.md)", [*columns, "agreement"], rows)
+    print_line(f"{len(found)} maps, pictures and arrays in {options.output}")

@@ -1,0 +1,54 @@
+"""`export`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..exporters.options import ExportOptions
+from .output import print_json, print_line
+from .parameters import add_command
+from .several import for_each
+
+if TYPE_CHECKING:
+    from ..artifact import Artifact
+
+
+@add_command(ExportOptions)
+def export(options: ExportOptions, as_json: bool) -> None:
+    """Export a PyTorch model to a checked ONNX file.
+
+    Writes `exports/NAME/model.onnx` and `manifest.json` after a comparison with PyTorch. A failure
+    leaves an earlier export as it was. Goes on past a model that fails.
+
+    Example: `dfvt-deploy export --variant s --checkpoint DFvT_S_7829.pth`
+    """
+    from ..exporters.export import export_with
+
+    def export_one(model: ExportOptions) -> Artifact:
+        artifact = export_with(model)
+        if not as_json:
+            print_export(artifact)
+        return artifact
+
+    models = {model.model_name: model for model in options.models()}
+    with for_each(models, export_one) as done:
+        if as_json:
+            documents = [artifact.manifest.model_dump(mode="json") for artifact in done]
+            print_json(documents if len(models) > 1 else documents[0])
+
+
+def print_export(artifact: Artifact, *, next_step: bool = True) -> None:
+    """Print the size of the graph, each comparison, and the file."""
+    manifest = artifact.manifest
+    graph = manifest.graph
+    print_line(
+        f"{manifest.name}: {graph.nodes} nodes, {graph.nodes_before} before onnxsim, opset "
+        f"{graph.opset}"
+    )
+    for check in manifest.checks:
+        print_line(str(check))
+    times = ", ".join(f"{step} {seconds:.1f} s" for step, seconds in manifest.seconds.items())
+    for name, record in manifest.files.items():
+        print_line(f"{artifact.directory / name}: {record.size / 1e6:.1f} MB ({times})")
+    if next_step:
+        print_line(f"next: {artifact.command('populate')}")

@@ -1,0 +1,69 @@
+"""`models`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from ..options import Options
+from ..types import Task
+from .output import print_json, print_table
+from .parameters import add_command
+
+if TYPE_CHECKING:
+    from ..models.table import ModelRow
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelsOptions(Options):
+    """`models` has no options of its own."""
+
+    command: ClassVar[str] = "models"
+
+
+@add_command(ModelsOptions)
+def models(_options: ModelsOptions, as_json: bool) -> None:
+    """Show the sizes of the nine models.
+
+    Parameters and multiply-accumulates are counted here and stand beside the published figures.
+    Detection is counted with 1000 proposals and 100 masks.
+
+    Example: `dfvt-deploy models`
+    """
+    from ..models.table import model_table
+    from ..progress import spinner
+
+    with spinner("counting parameters and multiply-accumulates"):
+        rows = model_table()
+    if as_json:
+        print_json([vars(row) for row in rows])
+    else:
+        _print_models(rows)
+
+
+def _print_models(rows: Sequence[ModelRow]) -> None:
+    print_table(
+        "DFvT models (MACs counted here; the paper's FLOPs are multiply-accumulates)",
+        ["model", "input", "params M", "paper", "GMACs", "paper", "published accuracy"],
+        [
+            [
+                row.name,
+                f"{row.size[0]}x{row.size[1]}",
+                f"{row.parameters_m:.1f}",
+                f"{row.published_parameters_m:g}",
+                f"{row.gmacs:.3g}",
+                f"{row.published_gflops:g}",
+                ", ".join(f"{value:g} {label}" for label, value in row.accuracy.items()),
+            ]
+            for row in rows
+        ],
+    )
+    for task in Task:
+        parted = [row for row in rows if row.task is task and len(row.gmacs_by_part) > 1]
+        if parted:
+            print_table(
+                f"GMACs of {task} by part (norms and activations not)",
+                ["model", *parted[0].gmacs_by_part],
+                [[row.name, *(f"{g:.1f}" for g in row.gmacs_by_part.values())] for row in parted],
+            )

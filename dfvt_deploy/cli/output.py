@@ -1,0 +1,70 @@
+"""Everything that a command writes to the terminal: the only module that prints."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+from ..text_files import printable
+
+#: One line, or several lines, of a table's cell.
+Cell: TypeAlias = str | tuple[str, ...]
+
+#: Width of a table that is not printed on a terminal.
+PIPED_WIDTH = 200
+
+
+def prepare_streams() -> None:
+    """Make stdout and stderr take every text, whatever their encoding, even if they are closed. The
+    null device takes the place of a closed stream: the next opened file would get its number, and
+    what a library prints would end up in that file."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        stream = getattr(sys, name)
+        if stream is None:
+            os.dup2(os.open(os.devnull, os.O_RDWR), number)
+            setattr(sys, name, os.fdopen(number, "w" if number else "r"))
+        elif number and isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def print_json(document: Any) -> None:
+    """Print one JSON document in ASCII, at once."""
+    print(json.dumps(document, indent=2), flush=True)
+
+
+def print_line(text: str) -> None:
+    """Print one line on stdout; control characters in it are shown as backslash escapes."""
+    print(printable(text))
+
+
+def print_lines(text: str) -> None:
+    """Print the lines of a text on stdout, each with its control characters escaped."""
+    for line in text.split("\n"):
+        print_line(line)
+
+
+def print_error(*lines: str) -> None:
+    """Print the lines of a message on stderr, each with its control characters escaped."""
+    for line in lines:
+        print(printable(line), file=sys.stderr)
+
+
+def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None:
+    """Print a table below its title; control characters in it are shown as backslash escapes."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table()
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        lines = ((cell,) if isinstance(cell, str) else cell for cell in row)
+        table.add_row(*(Text("\n".join(map(printable, cell))) for cell in lines))
+    print_line(title)
+    width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else PIPED_WIDTH
+    Console(highlight=False, markup=False, width=width).print(table)

@@ -1,0 +1,52 @@
+"""`plan`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from ..capacity.options import PlanOptions
+from .output import print_json, print_line, print_table
+from .parameters import add_command
+
+if TYPE_CHECKING:
+    from ..capacity.planning import Plan
+
+
+@add_command(PlanOptions)
+def plan(options: PlanOptions, as_json: bool) -> None:
+    """Tell how many servers a rate of images needs, and what they cost.
+
+    Simulates the queues of one server under random arrivals, from measured times of its steps, and
+    adds the servers that may be down. docs/capacity.md tells what FIGURES holds.
+
+    Example: `dfvt-deploy plan figures.json --rate 500 --p99-ms 200 --price 0.17`
+    """
+    from ..capacity.planning import plan_with
+
+    found = plan_with(options)
+    if as_json:
+        return print_json(asdict(found))
+    print_table(f"{found.model} on {found.machine}", ["", ""], _rows(found, options))
+    print_line(f"{found.servers} servers answer {found.rate:g} images a second")
+    chart = "deploy/helm/dfvt-deploy --reuse-values"  # else --set resets all other values
+    print_line(f"next: helm upgrade dfvt {chart} --set replicas={found.servers}")
+
+
+def _rows(found: Plan, options: PlanOptions) -> list[tuple[str, str]]:
+    busy = ", ".join(f"{name} {share:.0%}" for name, share in found.busy.items())
+    down = found.servers - found.least
+    rows = [
+        (
+            "one server takes",
+            f"{found.server_rate:.1f} images/s with a p99 of {options.p99_ms:g} ms",
+        ),
+        ("servers for the rate", f"{found.least}, each {busy} busy"),
+        ("servers that may be down", f"{down}, each up for {options.server_availability:.2%}"),
+        ("p50, p99", f"{found.p50_ms:.0f}, {found.p99_ms:.0f} ms"),
+        ("cores, GPUs", f"{found.cores}, {found.gpus}"),
+    ]
+    if found.per_hour is not None:
+        cost = f"{found.per_hour:,.2f} an hour, {found.per_million:,.2f} for a million images"
+        rows.append(("cost", cost))
+    return rows

@@ -1,0 +1,57 @@
+"""`populate`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..promotion.options import PromoteOptions
+from ..serving.options import PopulateOptions, ServeOptions
+from .output import print_json, print_line
+from .parameters import add_command
+from .several import for_each
+
+if TYPE_CHECKING:
+    from ..serving.repository import PopulatedModel
+
+
+@add_command(PopulateOptions)
+def populate(options: PopulateOptions, as_json: bool) -> None:
+    """Add exported models to a Triton model repository, each as a new version.
+
+    Example: `dfvt-deploy populate dfvt_s_classification --backend tensorrt --precision fp16`
+    """
+    from ..artifact import exported_models
+    from ..serving.repository import populate_with
+
+    folders = {path.name: path for path in exported_models(options.exports, options.models)}
+
+    def call(folder: Path) -> PopulatedModel:
+        made = populate_with(folder, options)
+        if options.to:
+            from ..promotion.changes import promote
+
+            chosen = {"repository": options.repository, "exports": options.exports}
+            promote(made.name, version=made.version, to=options.to, **chosen)
+            made = replace(made, live=True)
+        return made
+
+    with for_each(folders, call) as done:
+        print_populated(done, options.repository, as_json)
+
+
+def print_populated(populated: Sequence[PopulatedModel], repository: Path, as_json: bool) -> None:
+    """Print the new version of each model, and the command that serves them."""
+    if as_json:
+        return print_json([{**vars(p), "repository": str(p.repository)} for p in populated])
+    for model in populated:
+        state = "" if model.live else ", not live"
+        print_line(f"{model.repository}: {model.name} version {model.version}{state}")
+    for model in populated:
+        if not model.live:
+            promotion = PromoteOptions(model=model.name, repository=repository)
+            return print_line(f"next: {promotion.command_line()}")
+    if populated:
+        print_line(f"next: {ServeOptions(repository=repository).command_line()}")

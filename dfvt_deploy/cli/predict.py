@@ -1,0 +1,104 @@
+"""`predict`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import BadInput, DfvtError
+from ..serving.options import PredictOptions
+from .output import print_json, print_line, print_table
+from .parameters import add_command
+
+if TYPE_CHECKING:
+    from ..serving.client import Prediction
+
+#: Most answers of one image that are printed.
+PRINTED_ROWS = 20
+
+
+@add_command(PredictOptions)
+def predict(options: PredictOptions, as_json: bool) -> None:
+    """Ask a running Triton server about images.
+
+    An image that cannot be used is named, and the others follow; the exit code is then 2.
+
+    Example: `dfvt-deploy predict cat.jpg --model dfvt_s_classification --protocol http`
+    """
+    from ..serving.client import image_paths
+
+    images = image_paths(options.images)
+    documents: list[dict[str, Any]] = []
+    failures: list[DfvtError] = []
+    try:
+        for answer, picture in _answers(options, images, failures):
+            document = answer.as_json() | ({"saved": str(picture)} if picture else {})
+            documents.append(document)
+            if not as_json:
+                print_prediction(answer, picture)
+    finally:  # The answers before a failure are not lost.
+        if as_json:
+            print_json(documents)
+    if failures:
+        raise failures[0] if len(images) == 1 else _summary(failures, len(images))
+
+
+def _answers(
+    options: PredictOptions, images: Sequence[Path], failures: list[DfvtError]
+) -> Iterator[tuple[Prediction, Path | None]]:
+    """Ask about each image, save its picture where pictures are wanted, and show the progress.
+
+    The errors of single images go to `failures`.
+    """
+    from ..drawing import DRAWN_SCORE
+    from ..progress import image_bar
+    from ..serving.client import predict as ask
+    from ..serving.pictures import draw_prediction, save_picture
+
+    least = DRAWN_SCORE if options.min_score is None else options.min_score
+    taken = {path.resolve() for path in images}
+    with image_bar("predict", len(images)) as image_done:
+
+        def failed(_image: str, error: DfvtError) -> None:
+            failures.append(error)
+            image_done()
+
+        for answer in ask(
+            images,
+            options.model,
+            url=options.url,
+            protocol=options.protocol,
+            version=options.model_version,
+            min_score=options.min_score,
+            timeout=options.timeout,
+            failed=failed,
+        ):
+            picture = None
+            if options.save:
+                drawn = draw_prediction(answer, least)
+                picture = save_picture(drawn, answer.image, options.save, taken)
+            image_done()
+            yield answer, picture
+
+
+def _summary(failures: Sequence[DfvtError], images: int) -> DfvtError:
+    lines = (line for error in failures for line in error.args)
+    return BadInput(f"{len(failures)} of {images} images have no answer:", *lines)
+
+
+def print_prediction(prediction: Prediction, saved: Path | None = None) -> None:
+    """Print the best answers for one image, and where its picture was saved."""
+    from ..drawing import drawing_of
+
+    drawing = drawing_of(prediction.task)
+    rows = drawing.rows(prediction.outputs)
+    title = (
+        f"{prediction.image} ({prediction.milliseconds:.1f} ms, "
+        f"{prediction.bytes_sent:,} bytes sent, {prediction.bytes_received:,} received)"
+    )
+    print_table(title, list(drawing.columns), rows[:PRINTED_ROWS])
+    if len(rows) > PRINTED_ROWS:
+        print_line(f"and {len(rows) - PRINTED_ROWS} more; --json gives all")
+    if saved:
+        print_line(f"saved {saved}")

@@ -1,0 +1,37 @@
+"""`promote`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..promotion.options import PromoteOptions, RollbackOptions, VersionsOptions
+from .output import print_json, print_line
+from .parameters import add_command
+
+if TYPE_CHECKING:
+    from ..serving.history import Change
+
+
+@add_command(PromoteOptions)
+def promote(options: PromoteOptions, as_json: bool) -> None:
+    """Make a version of a model live, with all its steps at once.
+
+    It must have a passing verdict of `validate` on each file of its network, and `lint` must find
+    no error in it. Ends with 4 for want of a verdict.
+
+    Example: `dfvt-deploy promote dfvt_s_classification --version 2 --reason "new weights"`
+    """
+    from ..promotion.changes import promote_with
+
+    print_change(options, promote_with(options), as_json)
+
+
+def print_change(options: RollbackOptions, change: Change, as_json: bool) -> None:
+    """Print which version is live after a change, and which was before."""
+    name = options.model
+    if as_json:
+        return print_json({"model": name, **change.model_dump(mode="json")})
+    before = f", before it version {change.previous}" if change.previous else ""
+    print_line(f"{name} version {change.version} is live{before}")
+    versions = VersionsOptions(model=name, repository=options.repository)
+    print_line(f"next: {versions.command_line()}")

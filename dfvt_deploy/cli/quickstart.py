@@ -1,0 +1,65 @@
+"""`quickstart`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ..serving.options import ServeOptions
+from ..start.options import QuickstartOptions
+from .export import print_export
+from .output import print_json, print_line, print_table
+from .parameters import add_command
+from .predict import print_prediction
+
+if TYPE_CHECKING:
+    from ..start.quickstart import QuickstartResult
+
+
+@add_command(QuickstartOptions)
+def quickstart(options: QuickstartOptions, as_json: bool) -> None:
+    """Take one model from export to a live server's answers.
+
+    The server listens on free loopback ports and is asked over HTTP and over gRPC. Fails unless
+    both answers are equal.
+
+    Example: `dfvt-deploy quickstart --variant s`
+    """
+    from ..start.quickstart import quickstart_with
+
+    result = quickstart_with(options)
+    if as_json:
+        print_json(_document(result))
+    else:
+        _print_result(result, options)
+
+
+def _document(result: QuickstartResult) -> dict[str, Any]:
+    return {
+        "manifest": result.artifact.manifest.model_dump(mode="json", exclude={"labels"}),
+        "version": result.populated.version,
+        "http": result.http.as_json(),
+        "grpc": result.grpc.as_json(),
+        "missing": result.missing,
+        "seconds": {step: round(value, 3) for step, value in result.seconds.items()},
+    }
+
+
+def _print_result(result: QuickstartResult, options: QuickstartOptions) -> None:
+    manifest = result.artifact.manifest
+    if options.verbose:
+        print_export(result.artifact, next_step=False)
+        rows = [[step, f"{seconds:.2f}"] for step, seconds in result.seconds.items()]
+        print_table("Steps", ["step", "seconds"], rows)
+    print_prediction(result.grpc)
+    if not manifest.trained:
+        why = f" ({result.missing})" if result.missing else ""
+        print_line(
+            f"The weights are untrained, so the answers mean nothing{why}; give --checkpoint for "
+            "trained ones."
+        )
+    print_line(
+        f"{manifest.name} version {result.populated.version}: exported, compared with PyTorch and "
+        f"served in {sum(result.seconds.values()):.0f} s; the answers over HTTP and over gRPC are "
+        f"equal; picture: {options.picture}"
+    )
+    print_line(f"next: {ServeOptions(repository=options.repository).command_line()}")

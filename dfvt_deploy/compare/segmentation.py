@@ -1,0 +1,85 @@
+"""Comparison of segmentation networks: the class of each valid pixel."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..runners import Tensors
+from ..tasks.segmentation import decode_class_map
+from ..types import Precision, Task
+from .agreement import Agreement, compare_tensors, total
+from .limits import Limit
+from .task_comparison import TaskComparison
+
+
+def _compare_outputs(
+    reference: Tensors, candidate: Tensors, image_sizes: NDArray[Any] | None
+) -> Agreement:
+    a, b = reference["class_map"], candidate["class_map"]
+    sizes = [one.shape for one in a] if image_sizes is None else image_sizes
+    summed = total(
+        Task.SEGMENTATION,
+        (
+            _compare_class_maps(one[:h, :w], other[:h, :w])
+            for one, other, (h, w) in zip(a, b, sizes, strict=True)
+        ),
+    )
+    if "logits" not in reference:
+        return summed
+    logits = compare_tensors(reference["logits"], candidate["logits"])
+    return summed.model_copy(update={"tensors": {"logits": logits}})
+
+
+def _compare_answers(reference: Tensors, candidate: Tensors) -> Agreement:
+    pairs = zip(reference["class_map"].ravel(), candidate["class_map"].ravel(), strict=True)
+    return total(
+        Task.SEGMENTATION,
+        (_compare_class_maps(decode_class_map(a), decode_class_map(b)) for a, b in pairs),
+    )
+
+
+def _compare_class_maps(a: NDArray[Any], b: NDArray[Any]) -> Agreement:
+    """Compare class ids (H, W)."""
+    if a.shape != b.shape:
+        raise ValueError(f"a class map is {b.shape}, the reference's {a.shape}")
+    size = int(max(a.max(initial=0), b.max(initial=0))) + 1
+    both = np.bincount(a[a == b].ravel(), minlength=size)
+    either = np.bincount(a.ravel(), minlength=size) + np.bincount(b.ravel(), minlength=size) - both
+    return Agreement(
+        task=Task.SEGMENTATION,
+        images=1,
+        shares={"pixels": (float(both.sum()), float(a.size))},
+        areas={int(i): (int(both[i]), int(either[i])) for i in np.flatnonzero(either)},
+    )
+
+
+def _class_counts(answers: Tensors) -> dict[int, float]:
+    pixels = np.bincount(decode_class_map(answers["class_map"].item()).ravel())
+    return {int(i): float(pixels[i]) for i in np.flatnonzero(pixels)}
+
+
+_LIMITS = {
+    Precision.FP32: (Limit("pixels", 0.999, at_least=True),),
+    Precision.FP16: (Limit("pixels", 0.995, at_least=True),),
+    Precision.BF16: (Limit("pixels", 0.99, at_least=True),),
+    Precision.INT8: (
+        Limit("pixels", 0.97, at_least=True),
+        Limit("pixels", 0.8, at_least=True, kind="breakage"),
+    ),
+}
+
+COMPARISON = TaskComparison(
+    task=Task.SEGMENTATION,
+    compare_outputs=_compare_outputs,
+    compare_answers=_compare_answers,
+    limits=_LIMITS,
+    answer_limits=_LIMITS,
+    same_code_limits=(Limit("pixels", 1, at_least=True),),
+    class_counts=_class_counts,
+    answer_change=lambda agreement: 100 * (1 - agreement.figures["pixels"]),
+    share="pixels",
+    share_title="pixels with the reference's class",
+)

@@ -1,0 +1,120 @@
+"""What a task says about comparisons: one `TaskComparison` in its file of this package."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from numpy.typing import NDArray
+
+from ..runners import Runner, Tensors
+from ..types import Precision, Task
+from . import comparison_of
+from .agreement import Agreement, total
+from .limits import OTHER_LABELS, OTHER_SHAPES, Limit
+
+
+@dataclass(frozen=True)
+class TaskComparison:
+    """How two runs of a task's model are compared, and how far they may differ.
+
+    compare_outputs: compares two networks' outputs, named as in an exported graph, for the same
+        images; it also takes the valid sizes of the images, int64 (N, 2), or None where all of the
+        canvas is valid. It raises ValueError where the two cannot be compared.
+    compare_answers: the same for what two served models answer, batch dimension included.
+    limits, answer_limits: for outputs and for answers, by the candidate's precision: the release
+        limits, and looser limits that find breakage where there are any.
+    same_code_limits: for answers that the same code makes of the same tensors.
+    class_counts: counts, for each class id, what the answers to one image give it, such as pixels.
+    answer_change: measures how much the answers to one image changed, for sorting; `change` adds
+        other labels and another shape.
+    share, share_title: the figure that stands for agreement where an image has no truth, and what
+        it is the share of.
+    """
+
+    task: Task
+    compare_outputs: Callable[[Tensors, Tensors, NDArray[Any] | None], Agreement]
+    compare_answers: Callable[[Tensors, Tensors], Agreement]
+    limits: Mapping[Precision, tuple[Limit, ...]]
+    answer_limits: Mapping[Precision, tuple[Limit, ...]]
+    same_code_limits: tuple[Limit, ...]
+    class_counts: Callable[[Tensors], dict[int, float]]
+    answer_change: Callable[[Agreement], float]
+    share: str
+    share_title: str
+
+    def outputs(
+        self, reference: Tensors, candidate: Tensors, image_sizes: NDArray[Any] | None = None
+    ) -> Agreement:
+        """Compare two networks' outputs for the same images; `image_sizes`, int64 (N, 2), are the
+        valid heights and widths within the canvas. Outputs that cannot be compared, because a shape
+        or a name differs, are counted and keep no limits."""
+        try:
+            for name, value in reference.items():
+                if name not in candidate or value.shape != candidate[name].shape:
+                    return self._other_shape()
+            return self.compare_outputs(reference, candidate, image_sizes)
+        except ValueError:
+            return self._other_shape()
+
+    def answers(self, reference: Tensors, candidate: Tensors) -> Agreement:
+        """Compare what two served models answer to the same images, as `outputs` does."""
+        try:
+            return self.compare_answers(reference, candidate)
+        except ValueError:
+            return self._other_shape()
+
+    def change(self, agreement: Agreement) -> float:
+        """Measure how much the answers to one image changed, for sorting images."""
+        if agreement.counts.get(OTHER_SHAPES):
+            return 1000.0
+        return agreement.counts.get(OTHER_LABELS, 0.0) + self.answer_change(agreement)
+
+    def release_limits(
+        self, precision: Precision, *, of_answers: bool = False
+    ) -> tuple[Limit, ...]:
+        """Limits that a model of this precision must keep in its outputs, or answers."""
+        limits = (self.answer_limits if of_answers else self.limits)[precision]
+        return tuple(limit for limit in limits if limit.kind == "release")
+
+    def breakage_limits(
+        self, precision: Precision, min_agreement: float | None = None
+    ) -> tuple[Limit, ...]:
+        """Limits that find a broken file of this precision; release limits where it has no others.
+        `min_agreement`, 0 to 1, replaces the limit of the figure `share`."""
+        loose = tuple(limit for limit in self.limits[precision] if limit.kind == "breakage")
+        limits = loose or self.release_limits(precision)
+        if min_agreement is None:
+            return limits
+        return tuple(
+            replace(limit, value=min_agreement) if limit.figure == self.share else limit
+            for limit in limits
+        )
+
+    def _other_shape(self) -> Agreement:
+        return Agreement(task=self.task, images=1, counts={OTHER_SHAPES: 1.0})
+
+
+class Comparison:
+    """The outputs of a reference on some feeds, inputs by name of a batch of images each, for the
+    comparison with any candidate. Raises StageFailed where the reference cannot run."""
+
+    def __init__(self, task: Task, feeds: Iterable[Tensors], reference: Runner) -> None:
+        self.task = task
+        self.expected: list[tuple[Tensors, Tensors]] = [(f, reference.infer(f)) for f in feeds]
+
+    @property
+    def feeds(self) -> list[Tensors]:
+        return [feed for feed, _ in self.expected]
+
+    def agreement(self, candidate: Runner) -> Agreement:
+        """Run a candidate on all feeds and compare its outputs with the reference's."""
+        compare = comparison_of(self.task).outputs
+        return total(
+            self.task,
+            (
+                compare(outputs, candidate.infer(feed), feed.get("image_sizes"))
+                for feed, outputs in self.expected
+            ),
+        )

@@ -1,0 +1,16 @@
+"""The processor cores of this process."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def usable_cores() -> int:
+    """Cores of this process's affinity, at most the quota of its control group, at least 1."""
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
+    quota = Path("/sys/fs/cgroup/cpu.max")
+    share, _, period = (quota.read_text() if quota.is_file() else "max").partition(" ")
+    return max(1, cores if share == "max" else min(cores, round(int(share) / int(period))))

@@ -1,0 +1,101 @@
+"""Boxes, masks, labels and scores of detections on their image."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+from ..data import palette
+from ..tasks import rle
+from ..tasks.detection import DetectionResult, result_from_answers
+from ..types import Task
+from . import DRAWN_SCORE, Answers, TaskDrawing, text
+from .canvas import Colour, distinct_colours, font_of, scaled, text_on, text_size, with_legend
+from .label_places import place_labels
+
+
+def draw(
+    image: Image.Image,
+    answers: Answers,
+    min_score: float = DRAWN_SCORE,
+    side: int | None = None,
+) -> Image.Image:
+    """The image with the detections that have at least `min_score`, the best on top, above a line
+    that says how many these are. Labels without a free place on the image are below that line."""
+    found, labels = result_from_answers(answers), text(answers["labels"])
+    shown = [int(i) for i in np.flatnonzero(found.scores >= min_score)]
+    drawn = scaled(image, side)
+    colours = _colours(found.labels[shown])
+    pixels = np.array(drawn)
+    for i in reversed(shown):
+        inside = rle.decode(found.masks[i])
+        if inside.shape != (image.height, image.width):
+            size = (image.height, image.width)
+            raise ValueError(f"mask of {inside.shape} is not of the image's {size}")
+        inside = cv2.resize(inside.astype(np.uint8) * 255, drawn.size) > 127
+        colour = np.array(colours[int(found.labels[i])], float)
+        pixels[inside] = 0.6 * pixels[inside] + 0.4 * colour
+    drawn = Image.fromarray(pixels)
+    boxes = found.boxes * (np.array(drawn.size * 2) / np.array(image.size * 2))
+    captions = [f"{labels[i]} {found.scores[i]:.2f}" for i in shown]
+    tones = [colours[int(found.labels[i])] for i in shown]
+    left_out = _draw_boxes(drawn, boxes[shown], captions, tones)
+    return with_legend(drawn, left_out, _title(found, len(shown), min_score))
+
+
+def _title(found: DetectionResult, shown: int, min_score: float) -> str:
+    hidden = len(found.scores) - shown
+    return f"score {min_score:g} or more: {shown}" + (f", below: {hidden}" if hidden else "")
+
+
+def _colours(class_ids: NDArray[np.int32]) -> dict[int, Colour]:
+    """A colour of its own for each class."""
+    if not len(class_ids):
+        return {}
+    present = np.unique(class_ids)
+    preferred = palette(Task.DETECTION, int(present.max(initial=0)) + 1)[present]
+    chosen = distinct_colours(preferred).tolist()
+    return {int(i): tuple(colour) for i, colour in zip(present, chosen, strict=True)}
+
+
+def _draw_boxes(
+    image: Image.Image, boxes: NDArray[np.float64], captions: list[str], colours: list[Colour]
+) -> list[tuple[str, Colour | None]]:
+    """Draw boxes, xyxy in pixels, and their labels, best first; return the labels that found no
+    place."""
+    size, pen = text_size(image), ImageDraw.Draw(image)
+    line, font = max(2, size // 7), font_of(size)
+    for box, colour in reversed(list(zip(boxes.tolist(), colours, strict=True))):
+        pen.rectangle(tuple(box), outline=colour, width=line)
+    sizes = [(int(font.getlength(caption)) + size // 2, size + size // 3) for caption in captions]
+    left_out: list[tuple[str, Colour | None]] = []
+    places = place_labels(boxes, sizes, image.size)
+    for box, caption, colour, (width, height), place in zip(
+        boxes.tolist(), captions, colours, sizes, places, strict=True
+    ):
+        if place is None:
+            left_out.append((caption, colour))
+            continue
+        x, y = place
+        corner = (min(max(box[0], x), x + width), min(max(box[1], y), y + height))
+        if corner != (box[0], box[1]):
+            pen.line((*corner, box[0], box[1]), fill=colour, width=max(1, line // 2))
+        pen.rectangle((x, y, x + width - 1, y + height - 1), fill=colour)
+        middle = (x + size // 4, y + height / 2)
+        pen.text(middle, caption, fill=text_on(colour), font=font, anchor="lm")
+    return left_out
+
+
+def rows(answers: Answers) -> list[list[str]]:
+    """Class id, label, score and box (xyxy, pixels of the sent image) of each detection."""
+    found = result_from_answers(answers)
+    named = zip(found.labels, text(answers["labels"]), found.scores, found.boxes, strict=False)
+    return [
+        [str(class_id), label, f"{score:.6f}", " ".join(f"{side:.1f}" for side in box)]
+        for class_id, label, score, box in named
+    ]
+
+
+DRAWING = TaskDrawing(draw, ("class", "label", "score", "box x1 y1 x2 y2"), rows)

@@ -1,0 +1,300 @@
+"""The stages that a validation runs, with open runners, and those that it cannot run and why."""
+
+from __future__ import annotations
+
+import tempfile
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..artifact import Artifact
+from ..compare import comparison_of
+from ..compare.limits import IDENTICAL
+from ..errors import ArtifactError, DfvtError
+from ..names import ONNX_FILES, onnx_file
+from ..pipeline import Pipeline
+from ..progress import spinner
+from ..runners import Runner
+from ..runners.onnx_runtime import CPU, CUDA, OnnxRuntimeRunner
+from ..runners.triton import TritonRunner
+from ..types import Int8Target, Precision
+from . import stages
+from .live_server import LiveServer, Served
+from .options import ValidateOptions
+from .results import NotRun
+from .stages import Part, Stage
+
+if TYPE_CHECKING:
+    from torch import nn
+
+_CONVERTED = (Precision.FP16, Precision.INT8)
+
+
+@dataclass
+class Stages:
+    """The stages in the order in which an image passes them; the first is the reference. `not_run`
+    are those that could not be made, or were left out."""
+
+    pipeline: Pipeline
+    made: list[Stage] = field(default_factory=list)
+    not_run: list[NotRun] = field(default_factory=list)
+
+    def find(self, name: str) -> Stage:
+        """Raises StopIteration where there is no stage of this name."""
+        return next(stage for stage in self.made if stage.name == name)
+
+    def way_to(self, name: str) -> list[Stage]:
+        """The stages from the reference to this one."""
+        way: list[Stage] = []
+        source: str | None = name
+        while source is not None:
+            way.insert(0, self.find(source))
+            source = way[0].source
+        return way
+
+
+def check_files(artifact: Artifact, options: ValidateOptions, served: Served | None) -> None:
+    """Raise ArtifactError where a file or a plan that the options name is missing or stale."""
+    files = artifact.manifest.files
+    for precision in options.precisions:
+        if precision is not Precision.BF16 and not _targets(artifact, precision):
+            artifact.onnx_path(precision)  # raises with the command that makes the file
+    plans = artifact.manifest.plans()
+    for name in options.engines:
+        if name not in plans:
+            raise ArtifactError(
+                f"{artifact.directory} has no {name}; engines: {', '.join(plans) or 'none'}; make "
+                f"one with: {artifact.command('build-trt')}"
+            )
+    wanted = options.layers and Precision(options.layers)
+    needed = (*options.precisions, *([served.precision] if served else []))
+    if wanted and (
+        ONNX_FILES[wanted] not in files or (options.precisions and wanted not in needed)
+    ):
+        raise ArtifactError(
+            f"--layers {wanted} needs {ONNX_FILES[wanted]}, which is left out or does not exist; "
+            f"make it with: {artifact.command('convert', '--precision', wanted)}"
+        )
+
+
+def build_stages(
+    artifact: Artifact,
+    options: ValidateOptions,
+    model: nn.Module | None,
+    live: LiveServer | None,
+    stack: ExitStack,
+) -> Stages:
+    """Open a runner for every stage; `stack` closes them.
+
+    model: the PyTorch model that is the reference; model.onnx is the reference without it.
+    Raises DfvtError where a stage that the options name cannot run, or model.onnx cannot.
+    """
+    builder = _Builder(artifact, options, live, stack)
+    if model is not None:
+        builder.add_pytorch(model)
+        builder.add_exported(model)
+        builder.add_simplified(source=stages.ONNX)
+    else:
+        for name in (stages.REFERENCE, stages.ONNX):
+            builder.leave_out(name, "--against onnx: model.onnx is the reference")
+        builder.add_simplified(source=None)
+    for precision in _CONVERTED:
+        builder.add_converted(precision)
+    builder.add_bfloat16()
+    builder.add_engines()
+    builder.add_served()
+    return builder.found
+
+
+def _targets(artifact: Artifact, precision: Precision) -> list[Int8Target]:
+    """The targets for which the model has a file of a precision; only INT8 has more than one."""
+    targets = list(Int8Target) if precision is Precision.INT8 else [Int8Target.CPU]
+    return [t for t in targets if onnx_file(precision, t) in artifact.manifest.files]
+
+
+@dataclass
+class _Builder:
+    """The stages found so far, and what each of them needs to be made."""
+
+    artifact: Artifact
+    options: ValidateOptions
+    live: LiveServer | None
+    stack: ExitStack
+
+    def __post_init__(self) -> None:
+        self.manifest = self.artifact.manifest
+        self.comparison = comparison_of(self.manifest.task)
+        self.served_precision = self.live.precision if self.live else None
+        answer_options = self.live.answer_options if self.live else {}
+        self.found = Stages(Pipeline(self.manifest, answer_options))
+
+    def leave_out(self, name: str, reason: str) -> None:
+        self.found.not_run.append(NotRun(name=name, reason=reason))
+
+    def add(self, *fields: Any, **more: Any) -> None:
+        """Add a stage by the fields of `Stage` that follow the task."""
+        self.found.made.append(Stage(self.manifest.task, *fields, **more))
+
+    def add_network(
+        self, runner: Runner, *names: str | None, rounds: bool = False, **more: Any
+    ) -> None:
+        """Add a stage that runs the network with another runner, by its name, source and title. It
+        `rounds`, as its precision does, where the precision or the hardware is another than that of
+        the stage before it."""
+        step = stages.network_step(self.found.pipeline, self.stack.enter_context(runner))
+        precision = more.get("precision", Precision.FP32) if rounds else Precision.FP32
+        self.add(*names, step, Part.OUTPUTS, self.comparison.release_limits(precision), **more)
+
+    def add_pytorch(self, model: nn.Module) -> None:
+        from ..runners.pytorch import PytorchRunner
+
+        runner = PytorchRunner(self.manifest, model, self.options.device)
+        self.add_network(runner, stages.REFERENCE, None, "PyTorch, float32")
+
+    def add_exported(self, model: nn.Module) -> None:
+        """The graph as torch.onnx writes it, before `export` simplifies it."""
+        import onnx
+
+        from ..exporters.options import ExportOptions
+        from ..exporters.recipe import recipe_of
+        from ..exporters.to_onnx import onnx_from_graph
+
+        manifest = self.manifest
+        options = ExportOptions(
+            variant=manifest.variant,
+            task=manifest.task,
+            input_kind=manifest.input_kind,
+            static=manifest.preprocessing.canvas,
+            logits=any(output.name == "logits" for output in manifest.outputs),
+        )
+        folder = tempfile.TemporaryDirectory(prefix="dfvt_validate_")
+        path = Path(self.stack.enter_context(folder)) / "exported.onnx"
+        with spinner(f"{manifest.name}: exporting again with torch.onnx"):
+            graph = recipe_of(manifest.task).graph(model, options)
+            onnx.save_model(onnx_from_graph(graph, manifest.graph.opset), path)
+        title = "ONNX as torch.onnx wrote it"
+        self.add_network(self.onnx_runner(path), stages.ONNX, stages.REFERENCE, title)
+
+    def add_simplified(self, source: str | None) -> None:
+        file = ONNX_FILES[Precision.FP32]
+        runner = self.onnx_runner(self.artifact.onnx_path())
+        self.add_network(runner, stages.SIMPLIFIED, source, f"{file}, simplified", file=file)
+
+    def add_converted(self, precision: Precision) -> None:
+        """Add a stage for each file of a precision; INT8 may have one for each target."""
+        wanted = self.options.precisions
+        targets = _targets(self.artifact, precision)
+        if not targets:
+            remedy = self.artifact.command("convert", "--precision", precision)
+            reason = f"there is no {ONNX_FILES[precision]}; make it with: {remedy}"
+            return self.leave_out(str(precision), reason)
+        if wanted and precision not in wanted and precision is not self.served_precision:
+            return self.leave_out(str(precision), f"left out: --precision {', '.join(wanted)}")
+        for target in targets:
+            path = self.artifact.onnx_path(precision, target)
+            name = str(precision) if target is Int8Target.CPU else f"{precision} {target}"
+            self.add_converted_file(name, path.name, path, self.onnx_runner(path), precision)
+
+    def add_converted_file(
+        self, name: str, title: str, path: Path, runner: Runner, precision: Precision
+    ) -> None:
+        more: dict[str, Any] = {"precision": precision, "changes": True, "file": path.name}
+        self.add_network(runner, name, stages.SIMPLIFIED, title, rounds=True, **more)
+
+    def add_bfloat16(self) -> None:
+        """Add model.onnx in bfloat16 where that is asked for, or served."""
+        from ..runners.openvino import OpenVINORunner
+
+        precision = Precision.BF16
+        if precision not in (*self.options.precisions, self.served_precision):
+            return self.leave_out(stages.BFLOAT16, f"not asked for: --precision {precision}")
+        path = self.artifact.onnx_path()
+        runner = OpenVINORunner(path, precision, self.options.threads)
+        title = f"{path.name}, OpenVINO in bfloat16"
+        self.add_converted_file(stages.BFLOAT16, title, path, runner, precision)
+
+    def add_engines(self) -> None:
+        names = self.manifest.plans()
+        wanted = self.options.engines
+        if not names:
+            remedy = self.artifact.command("build-trt")
+            self.leave_out("engine", f"there is no engine; make one with: {remedy}")
+        for name in names:
+            if wanted and name not in wanted and not (self.live and self.live.served == name):
+                self.leave_out(name, "left out: --engine names others")
+                continue
+            try:
+                self.add_engine(name)
+            except DfvtError as error:
+                if name in wanted:
+                    raise
+                self.leave_out(name, str(error))
+
+    def add_engine(self, name: str) -> None:
+        from ..runners.tensorrt import TensorRTRunner
+
+        precision = self.manifest.files[name].precision
+        source_file = self.artifact.onnx_path(precision, Int8Target.TENSORRT)
+        source = self.stage_of_file(source_file.name, precision)
+        if source is None:
+            raise ArtifactError(f"it is compared with {source_file.name}, which was left out")
+        runner = TensorRTRunner(self.artifact.directory / name, source=source_file)
+        title = f"{name}, TensorRT"
+        more: dict[str, Any] = {"precision": precision, "file": name}
+        self.add_network(runner, name, source.name, title, rounds=True, **more)
+
+    def add_served(self) -> None:
+        live = self.live
+        if live is None:
+            reason = (
+                f"no server: make a repository with {self.artifact.command('populate')}, and give "
+                "--serve to start a server on it, or --url for a running one"
+            )
+            return self.leave_out("triton", reason)
+        name = self.manifest.name
+        source = self.stage_of_file(live.served, live.precision)
+        if source is None:
+            # An engine that does not run here is represented by the file that it was built from.
+            built_from = onnx_file(live.precision, Int8Target.TENSORRT)
+            source = self.stage_of_file(built_from, live.precision)
+        if source is None:
+            raise ArtifactError(
+                f"the server serves {live.served}, which does not run here, and {built_from}, "
+                "which it was built from, is missing; convert the model again"
+            )
+        precision, file = source.precision, live.served
+        is_fp32 = precision is Precision.FP32
+        shown = f"{file} in {precision}" if precision is Precision.BF16 else file
+
+        def runner(step: str) -> Runner:
+            triton: Runner = TritonRunner(f"{name}{step}", live.url, live.protocol)
+            return self.stack.enter_context(triton)
+
+        step = stages.preprocess_step(source, runner("_preprocess"))
+        title = f"{name}_preprocess, called with the image"
+        self.add(stages.PREPROCESS, source.name, title, step, Part.INPUTS, IDENTICAL, precision)
+        network = TritonRunner(f"{name}_network", live.url, live.protocol)
+        title = f"{name}_network, serving {shown} over {live.protocol}"
+        names = stages.NETWORK, stages.PREPROCESS, title
+        self.add_network(network, *names, rounds=not is_fp32, precision=precision)
+        step = stages.postprocess_step(self.manifest.task, runner("_postprocess"))
+        limits = self.comparison.same_code_limits
+        title = f"{name}_postprocess, called with the network's outputs"
+        self.add(stages.POSTPROCESS, stages.NETWORK, title, step, Part.ANSWERS, limits, precision)
+        step = stages.ensemble_step(runner(""))
+        # The network runs a second time, and a GPU may round differently from run to run.
+        limits_of = Precision.FP32 if is_fp32 else Precision.FP16
+        limits = self.comparison.release_limits(limits_of, of_answers=True)
+        title = f"{name}, image in, answers out"
+        self.add(stages.ENSEMBLE, stages.POSTPROCESS, title, step, Part.ANSWERS, limits, precision)
+
+    def stage_of_file(self, file: str, precision: Precision) -> Stage | None:
+        made = self.found.made
+        return next((s for s in made if (s.file, s.precision) == (file, precision)), None)
+
+    def onnx_runner(self, path: Path) -> Runner:
+        providers: Any = CUDA if self.options.device == "cuda" else CPU
+        # With images of any size the arena would keep the most memory that each ever needed.
+        arena = self.found.pipeline.has_fixed_size
+        return OnnxRuntimeRunner(path, providers, self.options.threads, arena=arena)

@@ -1,0 +1,59 @@
+"""Explaining one detection: the class of its box."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..tasks.detection import result_from_answers
+from .task_explanation import Answers, Names, Target, TaskExplanation
+
+
+def _targets(
+    answers: Answers, labels: Names, classes: Sequence[int], ranks: Sequence[int], top: int
+) -> list[Target]:
+    """The detections of these ranks, the best of each of these classes, or the best of all."""
+    found = result_from_answers(answers)
+    ids = found.labels.tolist()
+    rows = [rank - 1 for rank in ranks] + [ids.index(i) for i in classes if i in ids]
+    if not (ranks or classes):
+        rows = list(range(top))
+    boxes = found.boxes.tolist()
+    return [
+        Target(f"{labels[ids[i]]} #{i + 1}", ids[i], tuple(boxes[i])) for i in rows if i < len(ids)
+    ]
+
+
+def _score(answers: Answers, target: Target) -> float:
+    """The best product of score and overlap (IoU) among the detections of the class."""
+    found = result_from_answers(answers)
+    same = found.labels == target.class_id
+    boxes, own = found.boxes[same], np.array(target.box)
+    sides = np.minimum(boxes[:, 2:], own[2:]) - np.maximum(boxes[:, :2], own[:2])
+    shared = sides.clip(0).prod(axis=1)
+    areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1) + (own[2:] - own[:2]).prod()
+    return float((found.scores[same] * shared / (areas - shared)).max(initial=0))
+
+
+def _logit(model: Any, images: Any, inputs: Mapping[str, NDArray[Any]], target: Target) -> Any:
+    """The logit that the box head gives the class for the detection's own box."""
+    import torch
+
+    from ..models.fpn import STRIDES
+    from ..models.inputs import zero_outside
+    from ..models.roi_align import pyramid_roi_align
+    from ..models.roi_heads import BOX_BINS
+
+    sizes, originals = (torch.from_numpy(inputs[f"{x}_sizes"]) for x in ("image", "original"))
+    features = model.neck(model.backbone(zero_outside(images, sizes)))[:4]
+    box = torch.tensor([[target.box]]) * (sizes / originals).float()[:, [1, 0, 1, 0]]
+    logits, _ = model.roi_head.bbox_head(pyramid_roi_align(features, STRIDES[:4], box, BOX_BINS))
+    return logits[0, target.class_id]
+
+
+EXPLANATION = TaskExplanation(
+    "stage4.context", lambda width, height: (0, 0, width, height), _targets, _score, _logit
+)

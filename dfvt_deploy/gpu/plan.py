@@ -1,0 +1,227 @@
+"""A TensorRT or TensorRT-RTX plan, loaded and run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .cuda import DeviceBuffer, Stream
+from .devices import gpu
+from .errors import GpuError, InvalidInput
+from .libraries import library_of, load_library
+
+if TYPE_CHECKING:  # TensorRT-RTX has the same classes
+    import tensorrt
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """The shapes that one input may have: from `low` to `high` in each dimension."""
+
+    low: Shape
+    high: Shape
+
+    def misfit(self, name: str, shape: Shape) -> str:
+        """What is wrong with the shape of the input `name`; empty where the shape fits."""
+        if len(shape) != len(self.low):
+            return f"{name} {format_shape(shape)} has {len(shape)} dimensions, not {len(self.low)}"
+        for axis, (low, size, high) in enumerate(zip(self.low, shape, self.high, strict=True)):
+            if not low <= size <= high:
+                return (
+                    f"{name} {format_shape(shape)}: dimension {axis} is {size}, the plan takes "
+                    f"{low}..{high} there ({format_shape(self.low)} .. {format_shape(self.high)})"
+                )
+        return ""
+
+
+def fitting_profile(profiles: Sequence[Mapping[str, Bounds]], shapes: Mapping[str, Shape]) -> int:
+    """The number of the first profile, bounds of every input by name, that takes the shapes of the
+    inputs by name. Raises InvalidInput where none does."""
+    reasons = []
+    for number, profile in enumerate(profiles):
+        misfits = (bounds.misfit(name, shapes[name]) for name, bounds in profile.items())
+        if not (misfit := next(filter(None, misfits), "")):
+            return number
+        reasons.append(misfit)
+    raise InvalidInput(
+        "; ".join(dict.fromkeys(reasons))
+        + "; --min-batch, --max-batch, --min-size and --max-size of build-trt give other shapes"
+    )
+
+
+def format_shape(shape: Shape) -> str:
+    return "x".join(map(str, shape))
+
+
+class LoadedPlan(AbstractContextManager["LoadedPlan"]):
+    """The plan of a file on the GPU with this number, freed at the end of the `with` block.
+
+    `inputs` and `outputs` are numpy dtypes by tensor name, `profiles`, for each optimization
+    profile, the bounds of every input. Raises Unavailable where no GPU, or no TensorRT of the
+    plan's kind, was found, GpuError where TensorRT does not take the plan, with its reason.
+    """
+
+    def __init__(self, path: Path, device: int = 0) -> None:
+        plan = path.read_bytes()
+        self._trt = load_library(library_of(plan))
+        gpu(device)
+        self._log = error_log(self._trt)
+        self._buffers: dict[str, DeviceBuffer] = {}
+        self._shapes: dict[str, Shape] = {}
+        self._allocated: dict[str, Any] = {}
+        self._profile = 0
+        with ExitStack() as resources:
+            self._stream = resources.enter_context(Stream(device))
+            runtime: tensorrt.Runtime = self._trt.Runtime(self._log)
+            engine: tensorrt.ICudaEngine | None = runtime.deserialize_cuda_engine(plan)
+            context = None if engine is None else engine.create_execution_context()
+            if engine is None or context is None:
+                raise GpuError(self._reason(f"{path.name} cannot be loaded"))
+            self._runtime, self._engine, self._context = runtime, engine, context
+            names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
+            self.inputs = {n: self._dtype(n) for n in names if self._is_input(n)}
+            self.outputs = {n: self._dtype(n) for n in names if not self._is_input(n)}
+            self.profiles = [
+                {name: self._bounds(name, number) for name in self.inputs}
+                for number in range(engine.num_optimization_profiles)
+            ]
+            for name in names:
+                self._buffers[name] = DeviceBuffer()
+                resources.callback(self._buffers[name].close)
+            self._resources = resources.pop_all()
+
+    def __exit__(self, *_raised: object) -> None:
+        self._stream.use_device()
+        # TensorRT frees an object with its last reference; the context must go first.
+        del self._allocated, self._context, self._engine, self._runtime
+        self._resources.close()
+
+    def infer(self, feed: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """Run the plan on arrays in host memory. Raises InvalidInput where an input is missing,
+        unknown, or has another dtype or shape than the plan takes, GpuError where the run failed.
+        """
+        arrays = self._contiguous(feed)
+        self._stream.use_device()
+        self._prepare({name: array.shape for name, array in arrays.items()})
+        for name, array in arrays.items():
+            self._stream.copy_in(self._buffers[name].address, array)
+        if not self._context.execute_async_v3(self._stream.handle):
+            raise GpuError(self._reason("the plan did not run"))
+        results = {
+            name: self._stream.copy_out(self._buffers[name].address, self._shape(name), dtype)
+            for name, dtype in self.outputs.items()
+        }
+        self._stream.synchronize()
+        return results
+
+    def _contiguous(self, feed: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        if feed.keys() != self.inputs.keys():
+            raise InvalidInput(
+                f"inputs {sorted(feed)} are given, the plan takes {sorted(self.inputs)}"
+            )
+        for name, dtype in self.inputs.items():
+            if feed[name].dtype != dtype:
+                raise InvalidInput(f"{name} is {feed[name].dtype}, the plan takes {dtype}")
+        return {name: np.ascontiguousarray(feed[name]) for name in self.inputs}
+
+    def _prepare(self, shapes: dict[str, Shape]) -> None:
+        """Set shapes and addresses; does nothing where the shapes are those of the last run."""
+        if shapes == self._shapes:
+            return
+        number = fitting_profile(self.profiles, shapes)
+        self._shapes = {}
+        context = self._context
+        if number != self._profile:
+            if not context.set_optimization_profile_async(number, self._stream.handle):
+                raise GpuError(self._reason(f"profile {number} cannot be used"))
+            self._stream.synchronize()
+            self._profile = number
+        for name, shape in shapes.items():
+            if not context.set_input_shape(name, shape):
+                raise GpuError(self._reason(f"{name} {format_shape(shape)} is not taken"))
+        if unknown := context.infer_shapes():
+            raise GpuError(self._reason(f"the shapes leave {', '.join(unknown)} undetermined"))
+        for name, dtype in {**self.inputs, **self.outputs}.items():
+            shape = tuple(context.get_tensor_shape(name))
+            if -1 in shape:  # the shape is known once the plan has run
+                self._allocated[name] = output_allocator(self._trt, self._buffers[name])
+                placed = context.set_output_allocator(name, self._allocated[name])
+            else:
+                size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+                placed = context.set_tensor_address(name, self._buffers[name].reserve(max(1, size)))
+            if not placed:
+                raise GpuError(self._reason(f"{name} {format_shape(shape)} cannot be placed"))
+        self._shapes = shapes
+
+    def _shape(self, output: str) -> Shape:
+        if output in self._allocated:
+            shape: Shape = self._allocated[output].shape
+            return shape
+        return tuple(self._context.get_tensor_shape(output))
+
+    def _is_input(self, name: str) -> bool:
+        return bool(self._engine.get_tensor_mode(name) == self._trt.TensorIOMode.INPUT)
+
+    def _dtype(self, name: str) -> np.dtype[Any]:
+        if self._engine.get_tensor_location(name) != self._trt.TensorLocation.DEVICE:
+            raise GpuError(f"{name} is a tensor in host memory, which is not supported")
+        kind = self._engine.get_tensor_dtype(name)
+        try:
+            return np.dtype(self._trt.nptype(kind))
+        except TypeError:
+            raise GpuError(f"{name} is {kind}, which numpy does not have") from None
+
+    def _bounds(self, name: str, profile: int) -> Bounds:
+        low, _, high = self._engine.get_tensor_profile_shape(name, profile)
+        return Bounds(tuple(low), tuple(high))
+
+    def _reason(self, what: str) -> str:
+        """What failed, with the errors that TensorRT logged since the last failure."""
+        logged = "; ".join(" ".join(text.split()) for text in self._log.errors)
+        self._log.errors.clear()
+        return f"{what}: {logged or 'TensorRT gives no reason'}"
+
+
+def error_log(trt: Any) -> Any:
+    """A TensorRT logger that prints nothing and appends each error to its list `errors`."""
+
+    class Log(trt.ILogger):  # type: ignore[misc]
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+            self.errors: list[str] = []
+
+        def log(self, severity: Any, message: str) -> None:
+            if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
+                self.errors.append(message)
+
+    return Log()
+
+
+def output_allocator(trt: Any, buffer: DeviceBuffer) -> Any:
+    """Gives an output of unknown size the memory it needs; `shape` is the output's last shape."""
+
+    class Allocator(trt.IOutputAllocator):  # type: ignore[misc]
+        def __init__(self) -> None:
+            trt.IOutputAllocator.__init__(self)
+            self.shape: tuple[int, ...] = ()
+
+        def reallocate_output(self, _name: str, _memory: int, size: int, _alignment: int) -> int:
+            return buffer.reserve(max(1, size))
+
+        def reallocate_output_async(
+            self, _name: str, _memory: int, size: int, _alignment: int, _stream: int
+        ) -> int:
+            return buffer.reserve(max(1, size))
+
+        def notify_shape(self, _name: str, shape: Any) -> None:
+            self.shape = tuple(shape)
+
+    return Allocator()

@@ -1,0 +1,144 @@
+"""`lint`: every check over every repository."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..cores import usable_cores
+from ..engines.releases import TritonRelease, triton_release
+from ..errors import BadInput, optional
+from ..text_files import near
+from .check_batching import check_batching
+from .check_config import check_config
+from .check_ensembles import check_ensemble
+from .check_files import check_folder, check_ours, check_repository
+from .check_onnx import check_onnx
+from .check_parameters import check_parameters
+from .check_plans import check_plans
+from .check_python import check_python
+from .check_samples import check_samples
+from .options import LintOptions
+from .reading import Repository, is_model_folder, read_repository
+from .rules import RULES, Finding, Severity
+
+
+@dataclass(frozen=True)
+class LintReport:
+    """The findings in order of files and lines, and a sentence for each that `--fix` corrected."""
+
+    findings: tuple[Finding, ...]
+    models: int
+    fixed: tuple[str, ...] = ()
+
+    @property
+    def errors(self) -> int:
+        """Findings that stop a model from loading or make it answer wrongly."""
+        return sum(RULES[f.rule].severity is Severity.ERROR for f in self.findings)
+
+
+def lint(*paths: str | Path, **fields: Any) -> LintReport:
+    """Check model repositories as Triton reads them, without a server or a GPU.
+
+    paths: repositories, or folders of single models; `model_repository` by default.
+    fields: the fields of `LintOptions`.
+    Raises BadInput where a path is not a folder, or a rule or target does not exist,
+    MissingDependency where tritonclient, which has Triton's schema, is not installed.
+    """
+    if paths:
+        fields["paths"] = paths
+    return lint_with(LintOptions(**fields))
+
+
+def lint_with(options: LintOptions) -> LintReport:
+    """`lint` with its options as one object."""
+    optional("tritonclient.grpc")
+    release = triton_release(options.target) if options.target else None
+    for rule in options.ignore:
+        if rule not in RULES:
+            raise BadInput(f"--ignore {rule!r} is no rule{near(rule, RULES)}")
+    report = _report(options, release)
+    if options.fix and (fixed := apply_fixes(report.findings)):
+        report = _report(options, release, tuple(fixed))
+    return report
+
+
+def _report(
+    options: LintOptions, release: TritonRelease | None, fixed: tuple[str, ...] = ()
+) -> LintReport:
+    repositories = [_read(path) for path in options.paths]
+    found = [
+        finding
+        for repository in repositories
+        for finding in _findings(repository, options, release)
+        if finding.rule not in options.ignore
+    ]
+    unique = dict.fromkeys(found)
+    ordered = sorted(unique, key=lambda f: (str(f.path), f.line, f.rule, f.problem))
+    models = sum(len(repository.models) for repository in repositories)
+    return LintReport(tuple(ordered), models, fixed)
+
+
+def _read(path: Path) -> Repository:
+    if not path.is_dir():
+        raise BadInput(f"{path} is not a folder; give a model repository or a model's folder")
+    if is_model_folder(path):
+        repository = read_repository(path.resolve().parent)
+        own = {path.resolve().name: repository.models[path.resolve().name]}
+        return Repository(path, own)
+    return read_repository(path)
+
+
+def _findings(
+    repository: Repository, options: LintOptions, release: TritonRelease | None
+) -> Iterable[Finding]:
+    yield from check_repository(repository)
+    cores = options.cores or usable_cores()
+    for model in repository.models.values():
+        yield from check_folder(model)
+        if not model.has_config:
+            continue
+        yield from check_config(model, cores, options.gpu)
+        yield from check_onnx(model, release.onnxruntime if release else None)
+        yield from check_plans(model, release)
+        yield from check_ensemble(model, repository)
+        for check in (check_batching, check_parameters, check_samples, check_python):
+            yield from check(model)
+    yield from check_ours(repository)
+
+
+def apply_fixes(findings: Iterable[Finding]) -> list[str]:
+    """Correct what is safe to correct; returns a sentence for each correction."""
+    tried = (_FIXES[finding.rule](finding) for finding in findings if finding.rule in _FIXES)
+    return [text for text in tried if text]
+
+
+def _make_version(finding: Finding) -> str:
+    """An ensemble's version folder is empty, so that making one adds nothing to it."""
+    if "stays empty" not in finding.fix:
+        return ""
+    (finding.path / "1").mkdir()
+    return f"{finding.path / '1'} was made"
+
+
+def _close_to_others(finding: Finding) -> str:
+    mode = finding.path.stat().st_mode
+    finding.path.chmod(mode & ~0o002)
+    return f"{finding.path} is no longer writable by others"
+
+
+def _rename_version(finding: Finding) -> str:
+    target = finding.path.with_name(str(int(finding.path.name)))
+    if target.exists():
+        return ""
+    finding.path.rename(target)
+    return f"{finding.path} was renamed to {target.name}"
+
+
+_FIXES: Mapping[str, Callable[[Finding], str]] = {
+    "no-version": _make_version,
+    "version-folder": _rename_version,
+    "writable-by-others": _close_to_others,
+}

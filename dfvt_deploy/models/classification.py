@@ -1,0 +1,63 @@
+"""DFvT for ImageNet classification at 224x224."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from ..tasks.classification import INPUT_SIZE
+from ..types import InputKind, Variant
+from .backbone import Backbone
+from .inputs import ImageInput
+from .task_model import TaskModel
+from .variants import BackboneConfig
+from .window_attention import WINDOW
+
+
+class Classifier(Backbone):
+    """Backbone, LayerNorm, mean over tokens, linear head. With images of 224x224 the token grids
+    are 28, 14, 7 and 7: nothing is padded, and stages with a single window never shift."""
+
+    def __init__(self, config: BackboneConfig, num_classes: int) -> None:
+        grids = (INPUT_SIZE // 8, INPUT_SIZE // 16, INPUT_SIZE // 32, INPUT_SIZE // 32)
+        super().__init__(config, shift_odd=tuple(g > WINDOW for g in grids), padded=False)
+        self.num_classes = num_classes
+        self.norm = nn.LayerNorm(config.channels[-1])
+        self.head = nn.Linear(config.channels[-1], num_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map normalised images, float32 (N, 3, 224, 224), to logits (N, num_classes)."""
+        x = self.patch_embed(images)
+        for i in range(3):
+            tokens, _ = self.forward_stage(i, x)
+            x = self.widen(i, tokens)
+        tokens, _ = self.forward_stage(3, x)
+        return self.head(self.norm(tokens).mean(dim=(1, 2)))
+
+
+class ClassificationGraph(nn.Module):
+    """The module that is exported: `images` to `logits` float32 (N, classes)."""
+
+    def __init__(self, model: nn.Module, kind: InputKind) -> None:
+        super().__init__()
+        self.images = ImageInput(kind)
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.model(self.images(images))
+
+
+MODEL = TaskModel(
+    network=Classifier,
+    num_classes=1000,
+    head_weight="head.weight",
+    backbone_prefix="",
+    graph=lambda model, kind, _: ClassificationGraph(model, kind),
+    outputs=lambda model, images: {"logits": model(images)},
+    counted_size=(INPUT_SIZE, INPUT_SIZE),
+    accuracy=(("top1", "top-1 %"),),
+    release_files={
+        Variant.T: "DFvT_T_7295.pth",
+        Variant.S: "DFvT_S_7829.pth",
+        Variant.B: "DFvT_B_8198.pth",
+    },
+)

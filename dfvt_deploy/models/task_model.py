@@ -1,0 +1,63 @@
+"""What a task says about its network: one `TaskModel` in its file of this package."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
+
+from ..task_entries import entry
+from ..types import InputKind, Nms, Task, Variant
+
+
+@dataclass(frozen=True)
+class TaskModel:
+    """The network of one task.
+
+    network: makes the model from a `BackboneConfig`, a class count and, for a detector, an `Nms`.
+    num_classes: classes of the published models, without background.
+    head_weight: the state-dict key of the last layer, which only checkpoints of this task have.
+    background_rows: rows of that layer that are no classes of their own.
+    backbone_prefix: what the state-dict keys of the backbone begin with.
+    graph: makes the module that is exported from a model, the kind of its input, and whether a
+        segmentation graph gives logits too.
+    outputs: computes the outputs of the exported graph as published, from the model, normalised
+        images (N, 3, H, W) and, for a dense model, their valid sizes int64 (N, 2). It shares no
+        code with `graph` beyond the model, so that a mistake in either shows.
+    counted_size: height and width at which the paper counts multiply-accumulates.
+    counted_parts: the modules whose multiply-accumulates are counted apart, with example inputs on
+        the meta device, for a model and images; None counts the model as one part.
+    accuracy: the published figures of accuracy, key and title of each.
+    release_files: names of the authors' checkpoints in their release.
+    published_nms: the NMS of each published variant, of a detector.
+    untrained_gains: factors of the random weights of untrained layers, by state-dict key.
+    untrained_shifts: what is added to the last element of an untrained bias, by state-dict key.
+    """
+
+    network: Callable[..., nn.Module]
+    num_classes: int
+    head_weight: str
+    graph: Callable[[Any, InputKind, bool], nn.Module]
+    outputs: Callable[..., dict[str, Tensor]]
+    counted_size: tuple[int, int]
+    accuracy: tuple[tuple[str, str], ...] = ()
+    background_rows: int = 0
+    backbone_prefix: str = "backbone."
+    counted_parts: Callable[[Any, Tensor], Mapping[str, list[tuple[nn.Module, Any]]]] | None = None
+    release_files: Mapping[Variant, str] = field(default_factory=dict)
+    published_nms: Mapping[Variant, Nms] = field(default_factory=dict)
+    untrained_gains: Mapping[str, float] = field(default_factory=dict)
+    untrained_shifts: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def is_backbone(self) -> bool:
+        """Whether the network is a backbone with a head alone, so that dense models can use it."""
+        return not self.backbone_prefix
+
+
+def model_of(task: Task) -> TaskModel:
+    """The network of a task."""
+    found: TaskModel = entry("models", task, "MODEL")
+    return found

@@ -1,0 +1,74 @@
+"""The way of one image through a model: decoded image, network inputs, network outputs, answers.
+
+    pipeline = Pipeline(artifact.manifest)
+    inputs = pipeline.prepare(image)
+    outputs = runner.infer(pipeline.feed(inputs))
+    answers = pipeline.postprocess(inputs, outputs)
+
+Pre- and postprocessing are those of `tasks`, which a served model runs too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from numpy.typing import NDArray
+from PIL import Image
+
+from .manifest import Manifest
+from .runners import Tensors
+from .task_entries import entry
+from .tasks.images import normalise
+from .types import InputKind
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """Pre- and postprocessing of one exported model, a batch of one image at a time.
+    `answer_options` are keyword arguments of the task's postprocessing, such as `k`, in place of
+    its defaults."""
+
+    manifest: Manifest
+    answer_options: Mapping[str, Any] = field(default_factory=dict)
+
+    def prepare(
+        self, image: Image.Image, canvas: tuple[int, int] | None = None
+    ) -> dict[str, NDArray[Any]]:
+        """Preprocess an RGB image of any size.
+
+        canvas: height and width that a dense model's image is padded to, multiples of 32. By
+            default the canvas of a static export, else the image's own next multiples.
+
+        Returns the inputs of the exported graph (`images` uint8 NHWC or normalised float32 NCHW, a
+        dense model's `image_sizes`), and what postprocessing needs beside the network's outputs (a
+        dense model's `original_sizes`). Raises tasks.images.ImageError where the image has a size
+        that the model cannot take.
+        """
+        canvas = canvas or self.manifest.preprocessing.canvas
+        options = {"canvas": canvas} if canvas else {}
+        preprocess_batch = entry("tasks", self.manifest.task, "preprocess_batch")
+        inputs: dict[str, NDArray[Any]] = preprocess_batch([image], **options)
+        if self.manifest.input_kind is InputKind.FLOAT32:
+            inputs["images"] = normalise(inputs["images"])
+        return inputs
+
+    def feed(self, inputs: Tensors) -> dict[str, NDArray[Any]]:
+        """Those of the prepared tensors that the exported graph takes."""
+        return {spec.name: inputs[spec.name] for spec in self.manifest.inputs}
+
+    def postprocess(self, inputs: Tensors, outputs: Tensors) -> dict[str, NDArray[Any]]:
+        """The answers of the served model, made from the network's outputs for prepared tensors;
+        names, shapes and types are those of the Triton ensemble's outputs."""
+        sizes = {name: value for name, value in inputs.items() if name != "images"}
+        answers: dict[str, NDArray[Any]] = entry("tasks", self.manifest.task, "postprocess_batch")(
+            {**outputs, **sizes}, self.manifest.labels, **self.answer_options
+        )
+        return answers
+
+    @property
+    def has_fixed_size(self) -> bool:
+        """Whether every image becomes a tensor of the same height and width."""
+        (images,) = (spec for spec in self.manifest.inputs if spec.name == "images")
+        return all(isinstance(side, int) for side in images.shape[1:])

@@ -1,0 +1,180 @@
+"""Real images as a network's inputs: what a conversion is calibrated on and compared with."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto, TensorProto, helper
+from PIL import Image
+
+from ..data import SAMPLES
+from ..errors import BadInput
+from ..image_files import SUFFIXES, find_images, spread
+from ..manifest import Manifest
+from ..pipeline import Pipeline
+from ..runners.onnx_runtime import OnnxRuntimeRunner
+from ..task_entries import entry
+from ..tasks.dense import next_multiple, resized_size
+from ..tasks.images import ImageError, decode_image
+from .graph_tensors import GraphTensors, graph_tensors
+
+#: The most images that a converted file is compared on: of a task of one size, and of a dense
+#: task, whose images are large and full of answers.
+_COMPARED, _COMPARED_DENSE = 64, 8
+
+#: Parts of each sample image: the whole, then its corners. Left, top, right and bottom, as shares
+#: of the image's width and height.
+_PARTS = (
+    (0.0, 0.0, 1.0, 1.0),
+    (0.0, 0.0, 0.6, 0.6),
+    (0.4, 0.0, 1.0, 0.6),
+    (0.0, 0.4, 0.6, 1.0),
+    (0.4, 0.4, 1.0, 1.0),
+)
+
+Feed = Mapping[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class View:
+    """A part of an image file; by default all of it."""
+
+    file: Path
+    part: tuple[float, float, float, float] = _PARTS[0]
+
+    def decoded(self) -> Image.Image:
+        image = decode_image(self.file.read_bytes())
+        width, height = image.size
+        left, top, right, bottom = self.part
+        return image.crop(
+            (int(left * width), int(top * height), round(right * width), round(bottom * height))
+        )
+
+
+@dataclass(frozen=True)
+class CalibrationImages:
+    """Images as feeds of one exported graph, each prepared when the iteration reaches it. `source`
+    is the folder's name, or `samples`; `max_side` the longest side of the canvas of a model that
+    takes any size, in pixels."""
+
+    source: str
+    pipeline: Pipeline
+    views: Sequence[View]
+    max_side: int
+
+    def __len__(self) -> int:
+        return len(self.views)
+
+    def __iter__(self) -> Iterator[Feed]:
+        """Feeds of one image each; BadInput for an image that the model cannot take."""
+        for view in self.views:
+            try:
+                image = view.decoded()
+                inputs = self.pipeline.prepare(image, self._canvas(image))
+            except ImageError as error:
+                raise BadInput(f"{view.file}: {error}") from error
+            yield self.pipeline.feed(inputs)
+
+    def compared(self) -> CalibrationImages:
+        """The images that a converted file is compared on, evenly spread."""
+        most = _COMPARED_DENSE if is_dense(self.pipeline.manifest) else _COMPARED
+        return replace(self, views=spread(self.views, most))
+
+    def digest(self) -> str:
+        """SHA-256 of the images' bytes, their parts and the kind of input made of them."""
+        manifest = self.pipeline.manifest
+        total = hashlib.sha256(f"{manifest.task} {manifest.input_kind}".encode())
+        for view in self.views:
+            total.update(hashlib.sha256(view.file.read_bytes()).digest())
+            total.update(repr(view.part).encode())
+        return total.hexdigest()
+
+    def _canvas(self, image: Image.Image) -> tuple[int, int] | None:
+        """Height and width that an image is padded to; None for a model of one size."""
+        if self.pipeline.has_fixed_size:
+            return None
+        task = self.pipeline.manifest.task
+        long_side, short_side = (
+            entry("tasks", task, "LONG_SIDE"),
+            entry("tasks", task, "SHORT_SIDE"),
+        )
+        limit = (self.max_side, self.max_side)
+        height, width = resized_size(image.height, image.width, long_side, short_side, limit)
+        return next_multiple(height), next_multiple(width)
+
+
+def calibration_images(
+    manifest: Manifest, folder: Path | None, *, images: int, max_side: int
+) -> CalibrationImages:
+    """The images of a folder and its subfolders, or parts of the package's samples.
+
+    images: the most that are taken, evenly spread over the files in the order of their names.
+    max_side: longest side of a dense model's canvas, in pixels; a multiple of 32.
+    Raises BadInput where there is no such folder, or no image in it.
+    """
+    if folder is None:
+        views = [View(file, part) for part in _PARTS for file in sorted(SAMPLES.glob("*.jpg"))]
+        source = "samples"
+    else:
+        if not folder.is_dir():
+            raise BadInput(f"--calibration {folder} is not a folder")
+        views = [View(file) for file in find_images(folder)]
+        if not views:
+            raise BadInput(f"--calibration {folder} holds no image ({', '.join(SUFFIXES)})")
+        source = folder.resolve().name
+    return CalibrationImages(source, Pipeline(manifest), spread(views, images), max_side)
+
+
+def is_dense(manifest: Manifest) -> bool:
+    """Whether the model's images have sizes of their own within a padded canvas."""
+    return any(spec.name == "image_sizes" for spec in manifest.inputs)
+
+
+_HIGHEST, _LOWEST, _SUM = "/highest", "/lowest", "/sum"
+_PROBES = {"ReduceMax": _HIGHEST, "ReduceMin": _LOWEST, "ReduceL1": _SUM}
+
+
+def value_ranges(model: ModelProto, feeds: Iterable[Feed]) -> dict[str, float]:
+    """The largest absolute value of every floating-point tensor over the feeds, by name, inputs and
+    weights left out. It is infinite for a tensor that had a value that is not finite. Raises
+    StageFailed where onnxruntime cannot run the graph."""
+    graph = graph_tensors(model)
+    names = [name for node in graph.nodes for name in node.output if graph.is_float(name)]
+    probed = _probed(model, graph, names)
+    largest = dict.fromkeys(names, 0.0)
+    with OnnxRuntimeRunner(probed.SerializeToString(), spare=True) as runner:
+        for feed in feeds:
+            found = runner.infer(feed)
+            for name in names:
+                # A maximum may pass over a NaN, a sum does not.
+                finite = np.isfinite(found[name + _SUM])
+                ends = found[name + _HIGHEST], found[name + _LOWEST]
+                value = float(np.abs(ends).max()) if finite else math.inf
+                largest[name] = max(largest[name], value)
+    return largest
+
+
+def _probed(model: ModelProto, graph: GraphTensors, names: list[str]) -> ModelProto:
+    """The model with three numbers of each tensor as its only outputs."""
+    probed = ModelProto()
+    probed.CopyFrom(model)
+    del probed.graph.output[:]
+    del probed.graph.value_info[:]
+    for name in names:
+        source = name
+        if graph.types[name] != TensorProto.FLOAT:
+            source = f"{name}/float"
+            cast = helper.make_node("Cast", [name], [source], to=TensorProto.FLOAT)
+            probed.graph.node.append(cast)
+        for operator, end in _PROBES.items():
+            probed.graph.node.append(helper.make_node(operator, [source], [name + end], keepdims=0))
+            value = helper.make_tensor_value_info(name + end, TensorProto.FLOAT, [])
+            probed.graph.output.append(value)
+    return probed

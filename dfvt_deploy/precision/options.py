@@ -1,0 +1,90 @@
+"""The options of `convert`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from ..errors import BadInput
+from ..files import check_utf8
+from ..names import onnx_file
+from ..options import Options, argument, option
+from ..types import Int8Target, Precision, RangeMethod, SearchUnit
+
+#: The least multiple that a canvas is made of, as in `tasks.dense`.
+_SIZE_MULTIPLE = 32
+
+#: AutoCast's own limit: beyond 512 the steps between FP16 numbers are 0.5 and more.
+_DATA_MAX = 512.0
+
+#: Calibration images that are used at most: of a task of one size, and of a dense task.
+_IMAGES = {Precision.FP16: (64, 16), Precision.INT8: (256, 32)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvertOptions(Options):
+    """Which models are converted, to what, and what they are compared on."""
+
+    command: ClassVar[str] = "convert"
+
+    models: tuple[str, ...] = argument((), help="Names under --exports; all of them by default.")
+    precision: Precision = option(help="Precision of the new file.", words=("fp16", "int8"))
+    target: Int8Target = option(Int8Target.CPU, help="With int8: what will run the file.")
+    exports: Path = option(Path("exports"), help="Folder of exported models.")
+    calibration: Path | None = option(
+        None, help="Folder of images like those that the model will see; sample images by default."
+    )
+    images: int | None = option(
+        None,
+        help="Most images that are used; by default 64, with int8 256, for dense tasks 16 and 32.",
+        minimum=1,
+    )
+    max_side: int = option(512, help="Longest side of a dense model's canvas while calibrating.")
+    keep_fp32: tuple[str, ...] = option(
+        (), help="Name of a node, or an operator, that stays in FP32; may be given again."
+    )
+    data_max: float = option(
+        _DATA_MAX, help="With fp16: nodes that touch a larger value on any image stay in FP32."
+    )
+    method: RangeMethod = option(
+        RangeMethod.ENTROPY, help="With int8: how the ranges of activations are chosen."
+    )
+    search: SearchUnit | None = option(
+        None, help="Look for what must stay in FP32 so that the limits hold."
+    )
+    min_agreement: float | None = option(
+        None,
+        help="Least share of images, pixels or detections with the same answer.",
+        minimum=0,
+        maximum=1,
+    )
+
+    def check(self) -> None:
+        if self.precision is Precision.FP32:
+            raise BadInput("fp32 is what export writes; --precision takes fp16 or int8")
+        onnx_file(self.precision, self.target)  # refuses bf16
+        if self.precision is Precision.FP16:
+            self.refuse("is for --precision int8", "target", "method")
+        else:
+            self.refuse("is for --precision fp16", "data_max")
+        if self.max_side < _SIZE_MULTIPLE or self.max_side % _SIZE_MULTIPLE:
+            raise BadInput(
+                f"--max-side {self.max_side} is not a positive multiple of {_SIZE_MULTIPLE}"
+            )
+        if not self.data_max > 0:  # false for NaN too
+            raise BadInput(
+                f"--data-max {self.data_max:g} is not above 0; inf lets no value keep a node in "
+                "FP32"
+            )
+
+    def check_files(self) -> None:
+        check_utf8(self.exports, "--exports")
+        if self.calibration is not None and not self.calibration.is_dir():
+            raise BadInput(f"--calibration {self.calibration} is not a folder")
+        if self.calibration is not None:
+            check_utf8(self.calibration.resolve(), "--calibration")
+
+    def most_images(self, dense: bool) -> int:
+        """The most calibration images that are used, by default fewer of a dense model's."""
+        return _IMAGES[self.precision][dense] if self.images is None else self.images

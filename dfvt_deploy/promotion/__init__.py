@@ -1,0 +1,1 @@
+"""`versions`, `promote` and `rollback`: which version of a model is live, why, and since when."""

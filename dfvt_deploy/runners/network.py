@@ -1,0 +1,49 @@
+"""A network in a runtime: the file of a precision, and the runner that opens it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..artifact import Artifact
+from ..errors import ArtifactError
+from ..names import onnx_file
+from ..types import Int8Target, Precision
+from . import Runner
+
+
+def network_file(artifact: Artifact, runtime: str, precision: Precision) -> Path:
+    """The file that `onnxruntime`, `openvino` or `tensorrt` runs in a precision; BF16 is made of
+    the FP32 file. Raises ArtifactError where it was not made, or model.onnx changed since."""
+    if runtime != "tensorrt":
+        return artifact.onnx_path(Precision.FP32 if precision is Precision.BF16 else precision)
+    files = artifact.manifest.files
+    plans = [name for name in artifact.manifest.plans() if files[name].precision is precision]
+    if not plans:
+        remedy = artifact.command("build-trt", "--precision", precision)
+        raise ArtifactError(f"{artifact.directory} has no {precision} engine; run: {remedy}")
+    return artifact.directory / plans[0]
+
+
+def open_network(
+    path: Path,
+    runtime: str,
+    precision: Precision,
+    *,
+    threads: int | None = None,
+    streams: int | None = None,
+    arena: bool = True,
+    spinning: bool = True,
+) -> Runner:
+    """The runner of a file that `network_file` gave, to be used with `with`. A runtime ignores what
+    it does not have of `threads`, `streams`, `arena` and `spinning`."""
+    if runtime == "tensorrt":
+        from .tensorrt import TensorRTRunner
+
+        return TensorRTRunner(path, source=path.parent / onnx_file(precision, Int8Target.TENSORRT))
+    if runtime == "openvino":
+        from .openvino import OpenVINORunner
+
+        return OpenVINORunner(path, precision, threads, streams)
+    from .onnx_runtime import OnnxRuntimeRunner
+
+    return OnnxRuntimeRunner(path, threads=threads, arena=arena, spinning=spinning)

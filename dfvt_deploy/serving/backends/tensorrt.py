@@ -1,0 +1,82 @@
+"""Triton's tensorrt backend: every plan of a precision, so that each GPU finds its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ...artifact import Artifact
+from ...engines.engine import Engine, engines_of
+from ...engines.profiles import default_sizes
+from ...engines.record import EngineRecord, record_path
+from ...errors import ArtifactError
+from ...manifest import Manifest
+from ...progress import warn
+from ...types import Flavor
+from ..options import PopulateOptions
+from ..served_model import WARMUP_SIZE, NetworkFiles
+from . import Backend
+
+
+def _files(
+    artifact: Artifact,
+    options: PopulateOptions,
+    max_batch_size: int,
+    engines: Sequence[Engine] | None,
+) -> NetworkFiles:
+    engines = engines or engines_of(artifact, options.precision, options.flavor)
+    copied = {}
+    for engine in engines:
+        _check_profile(artifact.manifest, engine.record, max_batch_size)
+        for path in (engine.path, record_path(engine.path)):
+            copied[path.name] = path
+    records = [engine.record for engine in engines]
+    anywhere = [r.plan for r in records if r.flavor is Flavor.RTX or r.flags.hardware_compatible]
+    default = anywhere[0] if anywhere else records[0].plan if len(records) == 1 else ""
+    own = {r.compute_capability: r.plan for r in records if r.flavor is Flavor.TENSORRT}
+    by_capability = {str(k): v for k, v in own.items()} if len(records) > 1 else {}
+    return NetworkFiles(copied, default, by_capability, _warmup_size(artifact.manifest, records))
+
+
+def _check_profile(manifest: Manifest, record: EngineRecord, max_batch_size: int) -> None:
+    record.require_batch(max_batch_size)
+    least = max(shapes.min[0] for shapes in record.profile.values())
+    if least > 1:
+        raise ArtifactError(
+            f"{record.plan} takes at least {least} images at once, but a request may have 1; "
+            "build it again with --min-batch 1"
+        )
+    if (sizes := default_sizes(manifest)) and (bounds := _size_bounds(manifest, [record])):
+        low, high = bounds
+        if any(low[i] > sizes[0][i] or high[i] < sizes[2][i] for i in range(2)):
+            warn(
+                f"{record.plan} takes canvases of {low[0]}x{low[1]} to {high[0]}x{high[1]} only; "
+                "images that need another will be refused"
+            )
+
+
+def _size_bounds(
+    manifest: Manifest, records: Sequence[EngineRecord]
+) -> tuple[tuple[int, int], tuple[int, int]] | None:
+    """Least and largest height and width that all plans take; None where the size is fixed."""
+    (images,) = (spec for spec in manifest.inputs if spec.name == "images")
+    if "height" not in images.shape:
+        return None
+    axes = [images.shape.index(name) for name in ("height", "width")]
+    profiles = [record.profile["images"] for record in records]
+    low, high = (
+        [pick(getattr(profile, bound)[axis] for profile in profiles) for axis in axes]
+        for pick, bound in ((max, "min"), (min, "max"))
+    )
+    return (low[0], low[1]), (high[0], high[1])
+
+
+def _warmup_size(manifest: Manifest, records: Sequence[EngineRecord]) -> tuple[int, int]:
+    if (bounds := _size_bounds(manifest, records)) is None:
+        return WARMUP_SIZE
+    height, width = (
+        min(max(side, low), high) for side, low, high in zip(WARMUP_SIZE, *bounds, strict=True)
+    )
+    return height, width
+
+
+BACKEND = Backend(_files, packages={"dfvt_gpu": "dfvt_deploy.gpu"})

@@ -1,0 +1,280 @@
+"""A tritonserver process: started, watched, and ended with everything that it started."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import resource
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence, Set
+from pathlib import Path
+from typing import Any
+
+#: Seconds that a stopping server waits for its requests, and for idle connections, to end.
+DRAIN_S = 5
+_STOP_TIMEOUT_S = DRAIN_S + 10
+
+#: Names of everything that a server has outside its log begin like this.
+_PREFIX = "dfvt_deploy_"
+_SHM = Path("/dev/shm")
+
+#: Signals that end a program, all of which must find the server stopped.
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+# Of <sys/prctl.h>.
+_SET_CHILD_SUBREAPER = 36
+_GET_CHILD_SUBREAPER = 37
+
+
+class ServerProcess:
+    """A running tritonserver in a process group of its own.
+
+    Nobody but this user can read what it makes. If this process is killed, the guardian ends the
+    server.
+
+    environment: environment variables beside those of this process.
+    output: file descriptor that the server's log is written to.
+    regions: beginning of the names of the server's shared memory regions.
+    folder: a folder of its owner, which the guardian removes.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        environment: Mapping[str, str],
+        output: int,
+        regions: str,
+        folder: Path,
+    ) -> None:
+        self._regions = regions
+        self._watched: set[int] = set()
+        self._unwatched: set[int] = set()
+        self._popen = subprocess.Popen(
+            [*_ending_with_this_process(), *command],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, **environment},
+            start_new_session=True,
+            umask=0o077,
+        )
+        self._guardian = subprocess.Popen(
+            [*_script("guardian.py"), str(self.pid), f"{_SHM}/{regions}*", str(folder)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+
+    @property
+    def pid(self) -> int:
+        return self._popen.pid
+
+    def close_shared_memory(self) -> None:
+        """Let nobody but this user read the regions, which Triton makes readable for all."""
+        for region in _SHM.glob(f"{self._regions}*"):
+            region.chmod(0o600)
+
+    def limit_memory(self, more: int) -> None:
+        """Let the server itself, not its Python processes, take so many bytes more than now. A
+        request whose body would need more, such as a small gzip of zeros, is then refused."""
+        status = Path(f"/proc/{self.pid}/status").read_text()
+        (now,) = (line.split()[1] for line in status.splitlines() if line.startswith("VmData:"))
+        self._set_memory_limit(int(now) * 1024 + more)
+
+    def lift_memory_limit(self) -> None:
+        """Take the limit away, which new Python processes of the server would inherit."""
+        self._set_memory_limit(resource.RLIM_INFINITY)
+
+    def _set_memory_limit(self, limit: int) -> None:
+        _, most = resource.prlimit(self.pid, resource.RLIMIT_DATA)
+        limit = limit if most == resource.RLIM_INFINITY else min(limit, most)
+        resource.prlimit(self.pid, resource.RLIMIT_DATA, (limit, most))
+
+    def ended(self) -> str | None:
+        """How the server ended, such as `exit status 1`; None while it runs."""
+        code = self._popen.poll()
+        if code is None:
+            return None
+        return f"exit status {code}" if code >= 0 else f"killed by {signal.Signals(-code).name}"
+
+    def steps(self, folders: Sequence[Path]) -> set[int]:
+        """The Python processes whose model is in one of the folders."""
+        begins = tuple(f"{folder}/" for folder in folders)
+        return {pid for pid in children_of(self.pid) if model_of(pid).startswith(begins)}
+
+    def watch_only(self, pids: Set[int]) -> None:
+        """Let all other Python processes that there are end, as their models were unloaded."""
+        self._unwatched |= (self._watched | set(children_of(self.pid))) - pids
+        self._watched = set(pids)
+
+    def wait_for_death(self, seconds: float) -> str | None:
+        """Wait so long until the server or one of its Python processes ends; say which did, and
+        how."""
+        self._watched |= set(children_of(self.pid)) - self._unwatched
+        with contextlib.ExitStack() as opened:
+            poll = select.poll()
+            processes = {}
+            for pid in (self.pid, *self._watched):
+                try:
+                    handle = os.pidfd_open(pid)
+                except ProcessLookupError:
+                    return self._death(pid)
+                opened.callback(os.close, handle)
+                processes[handle] = pid
+                poll.register(handle, select.POLLIN)
+            ended = poll.poll(seconds * 1000)
+            return self._death(processes[ended[0][0]]) if ended else None
+
+    @property
+    def watched(self) -> frozenset[int]:
+        """The Python processes whose end is the server's."""
+        return frozenset(self._watched)
+
+    def _death(self, pid: int) -> str:
+        if pid == self.pid:
+            self._popen.wait()
+            return f"Triton ended by itself ({self.ended()})"
+        return f"Triton's Python process {pid} ended"
+
+    def stop(self, *, drain: bool = True) -> None:
+        """End the server and its children; with `drain` its requests may end first."""
+        with _second_signal_ignored() if drain else _signals_held():
+            if drain and self._popen.poll() is None:
+                self._popen.terminate()
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    self._popen.wait(_STOP_TIMEOUT_S)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.pid, signal.SIGKILL)
+            self._popen.wait()
+            with contextlib.suppress(ChildProcessError):  # none left
+                while True:
+                    os.waitpid(-self.pid, 0)
+            for region in _SHM.glob(f"{self._regions}*"):
+                region.unlink(missing_ok=True)
+            with contextlib.suppress(OSError, ValueError):  # it is gone, or was told already
+                self._guardian.communicate(b"x")
+
+
+def children_of(pid: int) -> list[int]:
+    """The processes whose parent is `pid`."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it ended meanwhile
+            if int(stat.read_text().rpartition(")")[2].split()[1]) == pid:
+                found.append(int(stat.parent.name))
+    return found
+
+
+def model_of(pid: int) -> str:
+    """The file of the model that a Python process of Triton runs; empty for any other process."""
+    try:
+        _, *words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except OSError:  # it ended meanwhile
+        return ""
+    return os.fsdecode(words[0]) if words else ""
+
+
+def _script(name: str) -> tuple[str, ...]:
+    """The command that runs a script of this folder alone, without the package."""
+    return (sys.executable, "-I", "-S", str(Path(__file__).with_name(name)))
+
+
+def _ending_with_this_process() -> tuple[str, ...]:
+    """In front of a command: the kernel ends it if this process is killed before its guardian runs.
+
+    Only from the main thread: the kernel's signal follows the thread that started the server.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return ()
+    return (*_script("end_with_parent.py"), str(os.getpid()))
+
+
+def new_name() -> str:
+    """The beginning of the names of one server's files, which says whose they are."""
+    return f"{_PREFIX}{os.getpid()}_{time.monotonic_ns():x}_"
+
+
+def runtime_parent() -> Path:
+    """The folder of temporary files, unless its path has a space, which Triton cannot take."""
+    chosen = Path(tempfile.gettempdir())
+    return Path("/tmp") if " " in str(chosen) else chosen
+
+
+def remove_abandoned() -> None:
+    """Remove the files of servers whose owner and guardian were both killed."""
+    for path in (*_SHM.glob(f"{_PREFIX}*"), *runtime_parent().glob(f"{_PREFIX}*")):
+        owner = path.name.removeprefix(_PREFIX).split("_")[0]
+        if not owner.isdigit() or Path("/proc", owner).exists():
+            continue
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def adopting_orphans() -> Iterator[None]:
+    """Become the parent of processes that a killed server leaves, to wait for their end."""
+    libc = ctypes.CDLL(None)
+    before = ctypes.c_int()
+    libc.prctl(_GET_CHILD_SUBREAPER, ctypes.byref(before))
+    libc.prctl(_SET_CHILD_SUBREAPER, 1)
+    try:
+        yield
+    finally:
+        libc.prctl(_SET_CHILD_SUBREAPER, before.value)
+
+
+class _Terminated(BaseException):
+    """SIGTERM or SIGHUP arrived."""
+
+
+@contextlib.contextmanager
+def _handled_by(handler: Any, numbers: Sequence[signal.Signals] = ENDING) -> Iterator[None]:
+    previous = {number: signal.signal(number, handler) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def stopped_by_sigterm() -> Iterator[None]:
+    """Leave the block quietly on SIGTERM or SIGHUP, as a service is expected to."""
+
+    def leave(_signal: int, _frame: object) -> None:
+        raise _Terminated
+
+    numbers = (signal.SIGTERM, signal.SIGHUP)
+    with contextlib.suppress(_Terminated), _handled_by(leave, numbers):
+        yield
+
+
+@contextlib.contextmanager
+def _signals_held() -> Iterator[None]:
+    """Act on a signal when the block ends. Ignored, it would be lost before a restart."""
+    held: list[int] = []
+    try:
+        with _handled_by(lambda number, _: held.append(number)):
+            yield
+    finally:
+        for one in held[:1]:
+            signal.raise_signal(one)
+
+
+@contextlib.contextmanager
+def _second_signal_ignored() -> Iterator[None]:
+    """Ignore a second signal while the server is stopped, which would leave it behind."""
+    is_main = threading.current_thread() is threading.main_thread()
+    with _handled_by(signal.SIG_IGN) if is_main else contextlib.nullcontext():
+        yield

@@ -1,0 +1,5 @@
+"""The first commands of a new user: `quickstart` and `doctor`.
+
+`quickstart.py` takes one model from export to a live server's answers, `doctor.py` says what this
+machine lacks, and `options.py` has the options of both.
+"""
