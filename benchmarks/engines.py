@@ -1,9 +1,9 @@
-"""Latency of engines on this machine's GPU, with and without a CUDA graph, copies included.
+"""Latency of engines on this machine's GPU, copies included.
 
     python benchmarks/engines.py exports > engines.json
 
-Every engine under the folder that runs on this GPU, batch 1 and the usual batch of its profile;
-medians of runs taken in turn, plain and graph.
+Every engine under the folder that runs on this GPU, at batch 1 and at the usual batch of its
+profile; medians.
 """
 
 import json
@@ -15,7 +15,7 @@ import numpy as np
 
 from dfvt_deploy.engines.record import EngineRecord, read_record
 from dfvt_deploy.errors import DfvtError
-from dfvt_deploy.runners.gpu import cuda
+from dfvt_deploy.gpu.devices import gpu
 from dfvt_deploy.runners.tensorrt import TensorRTRunner
 
 WARM_UP, RUNS = 20, 200
@@ -35,22 +35,17 @@ def feed_of(record: EngineRecord, batch: int) -> dict[str, np.ndarray]:
 
 def measure(plan: Path, batch: int) -> dict[str, object]:
     feed = feed_of(read_record(plan), batch)
-    times: dict[str, list[float]] = {"plain": [], "graph": []}
-    with TensorRTRunner(plan) as plain, TensorRTRunner(plan, cuda_graph=True) as graph:
-        runners = {"plain": plain, "graph": graph}
+    times = []
+    with TensorRTRunner(plan) as runner:
         for run in range(WARM_UP + RUNS):
-            for name, runner in runners.items():
-                start = time.perf_counter()
-                runner.infer(feed)
-                if run >= WARM_UP:
-                    times[name].append(time.perf_counter() - start)
-        refused = graph.graph_refused
-    milliseconds = {name: round(1e3 * float(np.median(t)), 3) for name, t in times.items()}
-    return {"batch": batch, "ms": milliseconds, "graph_refused": refused}
+            start = time.perf_counter()
+            runner.infer(feed)
+            if run >= WARM_UP:
+                times.append(time.perf_counter() - start)
+    return {"batch": batch, "ms": round(1e3 * float(np.median(times)), 3)}
 
 
 def main(exports: Path) -> None:
-    gpu = cuda.gpu()
     rows = []
     for plan in sorted(exports.glob("*/*.plan")):
         record = read_record(plan)
@@ -61,7 +56,7 @@ def main(exports: Path) -> None:
         except DfvtError as error:
             rows.append({**row, "error": str(error)})
         print(rows[-1], file=sys.stderr)
-    print(json.dumps({"gpu": gpu.name, "runs": RUNS, "engines": rows}, indent=2))
+    print(json.dumps({"gpu": gpu().name, "runs": RUNS, "engines": rows}, indent=2))
 
 
 if __name__ == "__main__":

@@ -18,11 +18,13 @@ import torch
 from numpy.typing import NDArray
 
 from dfvt_deploy import open_artifact
-from dfvt_deploy.conversion.recipe import as_input, random_images
-from dfvt_deploy.evaluate.agreement import Agreement, compare_outputs
+from dfvt_deploy.compare import comparison_of
+from dfvt_deploy.compare.agreement import Agreement
+from dfvt_deploy.exporters.recipe import as_input, random_images
+from dfvt_deploy.models.build import model_from_manifest
 from dfvt_deploy.runners import Runner, Tensors
 from dfvt_deploy.runners.onnx_runtime import CUDA, OnnxRuntimeRunner
-from dfvt_deploy.runners.pytorch import PytorchRunner, model_from_manifest
+from dfvt_deploy.runners.pytorch import PytorchRunner
 from dfvt_deploy.tasks import classification, detection, segmentation
 from dfvt_deploy.tasks.images import decode_image
 from dfvt_deploy.types import Precision, Task
@@ -65,7 +67,7 @@ def feeds(artifact: Any, folder: Path | None, limit: int) -> list[Tensors]:
     else:
         files = sorted(path for path in folder.rglob("*") if path.is_file())[:limit]
         images = [decode_image(path.read_bytes()) for path in files]
-    made = [TASKS[task].network_inputs([image]) for image in images]
+    made = [TASKS[task].preprocess_batch([image]) for image in images]
     kind = artifact.manifest.input_kind
     return [{n: as_input(one[n], kind) if n == "images" else one[n] for n in names} for one in made]
 
@@ -103,8 +105,7 @@ def main() -> None:
             expected = reference.infer(feed)
             for name, runner in running.items():
                 outputs = runner.infer(feed)
-                found = compare_outputs(
-                    manifest.task,
+                found = comparison_of(manifest.task).outputs(
                     {key: expected[key] for key in expected if key in outputs},
                     outputs,
                     feed.get("image_sizes"),

@@ -50,8 +50,8 @@ def main() -> None:
     expected = []
     with OnnxRuntimeRunner(artifact.onnx_path()) as runner:
         for data in samples:
-            outputs = runner.infer(classification.network_inputs([decode_image(data)]))
-            expected.append(classification.answers(outputs, artifact.manifest.labels))
+            outputs = runner.infer(classification.preprocess_batch([decode_image(data)]))
+            expected.append(classification.postprocess_batch(outputs, artifact.manifest.labels))
     bad = malformed(options.bad)
     every = (options.requests + options.bad) // max(options.bad, 1)
     wrong = Counter()
