@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from dfvt_deploy.artifact import ONNX_FILES, Artifact, file_record, open_artifact, update_manifest
-from dfvt_deploy.types import Precision
+from dfvt_deploy.artifact import Artifact, file_record, open_artifact, update_manifest
+from dfvt_deploy.names import ONNX_FILES, onnx_file
+from dfvt_deploy.types import Int8Target, Precision
 
 SIDE = 64
 
@@ -19,8 +20,8 @@ def copied(artifact: Artifact, parent: Path) -> Artifact:
     return open_artifact(directory)
 
 
-def add_halved(artifact: Artifact) -> Artifact:
-    """With model.fp16.onnx, everything in half precision but inputs and outputs."""
+def add_fp16(artifact: Artifact) -> Artifact:
+    """With model.fp16.onnx, everything in float16 but inputs and outputs."""
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
     model = convert_float_to_float16(
@@ -30,8 +31,8 @@ def add_halved(artifact: Artifact) -> Artifact:
     return add_file(artifact, Precision.FP16, model.SerializeToString())
 
 
-def add_quantised(artifact: Artifact, *, symmetric: bool = True) -> Artifact:
-    """With model.int8.onnx: unsigned activations, and biases, as onnxruntime writes them."""
+def add_quantised(artifact: Artifact, *, signed: bool = True) -> Artifact:
+    """With model.int8.tensorrt.onnx: int8 activations about 0, or onnxruntime's uint8 ones."""
     from onnxruntime import quantization
 
     class OneBatch(quantization.CalibrationDataReader):
@@ -48,10 +49,14 @@ def add_quantised(artifact: Artifact, *, symmetric: bool = True) -> Artifact:
         OneBatch(),
         quant_format=quantization.QuantFormat.QDQ,
         per_channel=True,
-        activation_type=quantization.QuantType.QUInt8,
+        activation_type=quantization.QuantType.QInt8 if signed else quantization.QuantType.QUInt8,
         weight_type=quantization.QuantType.QInt8,
         op_types_to_quantize=["Conv", "MatMul", "Gemm"],
-        extra_options={"ActivationSymmetric": symmetric, "WeightSymmetric": True},
+        extra_options={
+            "ActivationSymmetric": signed,
+            "WeightSymmetric": True,
+            "QuantizeBias": not signed,
+        },
     )
     content = quantised.read_bytes()
     quantised.unlink()
@@ -60,11 +65,12 @@ def add_quantised(artifact: Artifact, *, symmetric: bool = True) -> Artifact:
 
 def add_file(artifact: Artifact, precision: Precision, content: bytes) -> Artifact:
     """Write the ONNX file of a precision and list it, as made from today's model.onnx."""
-    name = ONNX_FILES[precision]
+    name = onnx_file(precision, Int8Target.TENSORRT)
     path = artifact.directory / name
     path.write_bytes(content)
     source = artifact.manifest.files[ONNX_FILES[Precision.FP32]].sha256
-    listed = file_record(path, precision, source if precision is not Precision.FP32 else None)
+    made_from = source if precision is not Precision.FP32 else None
+    listed = file_record(path, precision, "dfvt-deploy convert", source_sha256=made_from)
     update_manifest(
         artifact.directory,
         lambda manifest: manifest.model_copy(update={"files": {**manifest.files, name: listed}}),

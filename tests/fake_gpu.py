@@ -12,35 +12,47 @@ from types import SimpleNamespace
 import numpy as np
 
 
+class Driver:
+    """`libcuda.so.1`, loaded with ctypes, of a machine with one GPU."""
+
+    def __init__(self, _library="libcuda.so.1"):
+        pass
+
+    def cuInit(self, _flags):
+        return 0
+
+    def cuDeviceGetCount(self, count):
+        count._obj.value = 1
+        return 0
+
+    def cuDeviceGet(self, device, index):
+        device._obj.value = index
+        return 0
+
+    def cuDeviceGetName(self, name, _size, _device):
+        name.value = b"Stand-in"
+        return 0
+
+    def cuDeviceGetAttribute(self, value, attribute, _device):
+        value._obj.value = {75: 9, 76: 0}[attribute]
+        return 0
+
+
 class Cuda:
-    """`cuda.bindings.runtime` over host memory. `capturing` holds what a graph would."""
+    """`cuda.bindings.runtime` over host memory."""
 
     cudaError_t = IntEnum("cudaError_t", {"cudaSuccess": 0, "cudaErrorMemoryAllocation": 2})
     cudaMemcpyKind = SimpleNamespace(cudaMemcpyHostToDevice=1, cudaMemcpyDeviceToHost=2)
-    cudaStreamCaptureMode = SimpleNamespace(cudaStreamCaptureModeThreadLocal=1)
     cudaStreamNonBlocking = 1
 
     def __init__(self, memory=2**24):
         self.memory = memory
         self.allocated = {}
         self.streams = set()
-        self.graphs = set()
-        self.capturing = None
-        self.launches = 0
         self.ok = self.cudaError_t.cudaSuccess
-
-    def cudaGetDeviceCount(self):
-        return self.ok, 1
-
-    def cudaGetDeviceProperties(self, _index):
-        properties = SimpleNamespace(name=b"Stand-in", major=9, minor=0, totalGlobalMem=self.memory)
-        return self.ok, properties
 
     def cudaGetErrorString(self, code):
         return self.ok, code.name.encode()
-
-    def cudaGetLastError(self):
-        return (self.ok,)
 
     def cudaSetDevice(self, _index):
         return (self.ok,)
@@ -73,31 +85,6 @@ class Cuda:
         ctypes.memmove(target, source, size)
         return (self.ok,)
 
-    def cudaStreamBeginCapture(self, _stream, _mode):
-        self.capturing = []
-        return (self.ok,)
-
-    def cudaStreamEndCapture(self, _stream):
-        graph, self.capturing = self.capturing, None
-        return self.ok, graph
-
-    def cudaGraphInstantiate(self, graph, _flags):
-        self.graphs.add(id(graph))
-        return self.ok, graph
-
-    def cudaGraphDestroy(self, _graph):
-        return (self.ok,)
-
-    def cudaGraphExecDestroy(self, graph):
-        self.graphs.remove(id(graph))
-        return (self.ok,)
-
-    def cudaGraphLaunch(self, graph, _stream):
-        self.launches += 1
-        for work in graph:
-            work()
-        return (self.ok,)
-
 
 class TensorRT:
     """A module whose every plan holds `y = 2 * x`, float32, and with `nonzero` also the positive
@@ -113,10 +100,9 @@ class TensorRT:
     class IOutputAllocator:
         pass
 
-    def __init__(self, cuda, profiles, nonzero=False, graphs=True):
+    def __init__(self, cuda, profiles, nonzero=False):
         self.cuda = cuda
         self.profiles = profiles
-        self.graphs = graphs
         self.outputs = ["y", "positive"] if nonzero else ["y"]
         self.executions = 0
 
@@ -188,14 +174,7 @@ class Context:
         return True
 
     def execute_async_v3(self, _stream):
-        cuda = self.trt.cuda
-        if cuda.capturing is not None:
-            if not self.trt.graphs:
-                self.engine.log.log("error", "a loop cannot be captured")
-                return False
-            cuda.capturing.append(self._run)
-        else:
-            self._run()
+        self._run()
         return True
 
     def _run(self):

@@ -7,20 +7,21 @@ from pathlib import Path
 
 import numpy as np
 
-from dfvt_deploy.artifact import ONNX_FILES, FileRecord, now, open_artifact, update_manifest
+from dfvt_deploy.artifact import open_artifact, update_manifest
+from dfvt_deploy.engines.engine import engine_file_name
 from dfvt_deploy.engines.record import (
-    MAGIC,
     BuildFlags,
     ComputeLayers,
     EngineRecord,
-    Flavor,
     ShapeProfile,
-    engine_file_name,
     record_path,
-    record_text,
 )
 from dfvt_deploy.files import sha256_of
-from dfvt_deploy.types import Precision
+from dfvt_deploy.gpu.libraries import LIBRARIES
+from dfvt_deploy.manifest import FileRecord
+from dfvt_deploy.names import onnx_file
+from dfvt_deploy.provenance import now
+from dfvt_deploy.types import Flavor, Int8Target, Precision
 
 #: Of the TensorRT that stand-in plans are built by.
 RUNTIME = "11.1.0.106"
@@ -43,7 +44,7 @@ def stand_in_plan(
     path = directory / name
     directory.mkdir(parents=True, exist_ok=True)
     size = 4096
-    header = MAGIC[flavor].to_bytes(4, "little") + bytes(12) + size.to_bytes(8, "little")
+    header = LIBRARIES[flavor.value].magic + bytes(12) + size.to_bytes(8, "little")
     header += bytes(map(int, version.split(".")))
     noise = np.random.default_rng(len(compute_capability)).bytes(size - len(header))
     path.write_bytes(header + noise)
@@ -60,14 +61,14 @@ def stand_in_plan(
             key: ShapeProfile(min=shapes[0], opt=shapes[1], max=shapes[2])
             for key, shapes in profile.items()
         },
-        source=ONNX_FILES[precision],
+        source=onnx_file(precision, Int8Target.TENSORRT),
         source_sha256=source_sha256,
         network_layers=ComputeLayers(source="network", layers={"CONVOLUTION": {"HALF": 40}}),
         seconds=1,
         created=now(),
         command="dfvt-deploy build-trt",
     )
-    record_path(path).write_text(record_text(record))
+    record_path(path).write_text(record.as_text())
     return path
 
 
@@ -80,6 +81,8 @@ def add_plan(artifact_directory: Path, profile, **options) -> Path:
         size=path.stat().st_size,
         sha256=sha256_of(path),
         precision=options["precision"],
+        command="dfvt-deploy build-trt",
+        flavor=options.get("flavor", Flavor.TENSORRT),
         source_sha256=source,
     )
     update_manifest(

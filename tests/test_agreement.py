@@ -5,14 +5,11 @@ import json
 import numpy as np
 import pytest
 
-from dfvt_deploy.evaluate.agreement import (
-    Agreement,
-    compare_answers,
-    compare_outputs,
-    compare_tensors,
-)
+from dfvt_deploy.compare import comparison_of
+from dfvt_deploy.compare.agreement import Agreement, compare_tensors
+from dfvt_deploy.compare.limits import checks, room
 from dfvt_deploy.tasks import classification, detection, segmentation
-from dfvt_deploy.types import Task
+from dfvt_deploy.types import Precision, Task
 
 RNG = np.random.default_rng(0)
 
@@ -48,9 +45,11 @@ def test_classification_figures():
     other = logits.copy()
     other[1, [9, 8]] = other[1, [8, 9]]  # another best class, the same five
     other[0, 0] = 100  # a new best class, which drives one of the five out
-    figures = compare_outputs(Task.CLASSIFICATION, {"logits": logits}, {"logits": other}).figures
+    figures = (
+        comparison_of(Task.CLASSIFICATION).outputs({"logits": logits}, {"logits": other}).figures
+    )
     assert figures == {"top1": 0, "top5": 0.9}
-    same = compare_outputs(Task.CLASSIFICATION, {"logits": logits}, {"logits": logits})
+    same = comparison_of(Task.CLASSIFICATION).outputs({"logits": logits}, {"logits": logits})
     assert same.figures == {"top1": 1, "top5": 1}
 
 
@@ -60,7 +59,7 @@ def test_segmentation_counts_the_valid_part_only():
     b[0, 0, 0] = 3
     b[0, 3] = 9  # padding
     sizes = np.array([[2, 4]])
-    found = compare_outputs(Task.SEGMENTATION, {"class_map": a}, {"class_map": b}, sizes)
+    found = comparison_of(Task.SEGMENTATION).outputs({"class_map": a}, {"class_map": b}, sizes)
     assert found.figures == {"pixels": 7 / 8, "miou": (7 / 8 + 0) / 2}
     assert found.areas == {0: (7, 8), 3: (0, 1)}
 
@@ -87,33 +86,34 @@ A, B, C = (0, 0, 100, 100), (200, 50, 300, 90), (10, 10, 40, 40)
 def test_detections_are_matched_without_order():
     reference = network_rows((A, 0.9, 1), (B, 0.8, 2), (C, 0.05, 3))
     candidate = network_rows((B, 0.82, 2), ((1, 0, 101, 100), 0.9, 1), (A, 0.5, 7))
-    found = compare_outputs(Task.DETECTION, reference, candidate)
+    found = comparison_of(Task.DETECTION).outputs(reference, candidate)
     assert found.figures == {
         "matched": 1,
         "missing": 0,  # C is below the score that is asked for
         "extra": 1,
+        "new detections": 0.5,
+        "box_iou": pytest.approx((1 + 99 / 101) / 2),
         "mask_iou": 1,
         "box_px": 1,
         "score": pytest.approx(0.02, abs=1e-6),
     }
-    lost = compare_outputs(Task.DETECTION, reference, network_rows((A, 0.9, 1)))
+    lost = comparison_of(Task.DETECTION).outputs(reference, network_rows((A, 0.9, 1)))
     assert (lost.figures["matched"], lost.figures["missing"]) == (0.5, 1)
 
 
 def test_non_finite_boxes_of_a_detector_are_counted():
     candidate = network_rows((A, 0.9, 1), (B, 0.8, 2))
     candidate["boxes"][0, 1, 2] = np.nan
-    found = compare_outputs(Task.DETECTION, network_rows((A, 0.9, 1), (B, 0.8, 2)), candidate)
+    found = comparison_of(Task.DETECTION).outputs(network_rows((A, 0.9, 1), (B, 0.8, 2)), candidate)
     assert (found.non_finite, found.figures["missing"]) == (1, 1)
 
 
 @pytest.mark.parametrize("task", list(Task))
 def test_images_add_up_in_any_order_and_through_json(task):
     reference, candidate = _outputs(task, 6, seed=1), _outputs(task, 6, seed=2)
-    whole = compare_outputs(task, reference, candidate)
+    whole = comparison_of(task).outputs(reference, candidate)
     parts = [
-        compare_outputs(
-            task,
+        comparison_of(task).outputs(
             {name: value[i : i + 1] for name, value in reference.items()},
             {name: value[i : i + 1] for name, value in candidate.items()},
         )
@@ -125,7 +125,7 @@ def test_images_add_up_in_any_order_and_through_json(task):
     for name, tensor in whole.tensors.items():
         assert total.tensors[name].max_abs == tensor.max_abs
         assert total.tensors[name].cosine == pytest.approx(tensor.cosine)
-    assert Agreement.from_json(json.loads(json.dumps(total.as_json()))) == total
+    assert Agreement.model_validate_json(total.model_dump_json()) == total
 
 
 def _outputs(task, count, seed):
@@ -150,27 +150,71 @@ def test_answers_agree_as_the_outputs_they_are_made_of_do(task):
     extra = {} if task is Task.CLASSIFICATION else {"image_sizes": sizes, "original_sizes": sizes}
 
     def answered(outputs, names=labels):
-        return module.answers({**outputs, **extra}, names)
+        return module.postprocess_batch({**outputs, **extra}, names)
 
-    found = compare_answers(task, answered(reference), answered(candidate))
-    expected = compare_outputs(task, reference, candidate).figures
-    for figure in expected.keys() - {"mask_iou"}:
+    found = comparison_of(task).answers(answered(reference), answered(candidate))
+    expected = comparison_of(task).outputs(reference, candidate).figures
+    for figure in expected.keys() - {"mask_iou", "box_iou"}:
         assert found.figures[figure] == pytest.approx(expected[figure], abs=1e-6)
-    same = compare_answers(task, answered(reference), answered(reference))
+    same = comparison_of(task).answers(answered(reference), answered(reference))
     assert same.figures.get("mask_iou", 1) == 1
     if task is not Task.SEGMENTATION:
-        assert same.counts["labels"] == 0
+        assert same.counts["labels that differ"] == 0
         shifted = answered(reference, labels[1:] + labels[:1])
-        assert compare_answers(task, answered(reference), shifted).counts["labels"] > 0
-
-
-def test_what_cannot_be_compared_is_refused():
-    logits = np.zeros((1, 3), np.float32)
-    with pytest.raises(ValueError, match=r"logits is \(1, 4\), the reference's \(1, 3\)"):
-        compare_outputs(
-            Task.CLASSIFICATION, {"logits": logits}, {"logits": np.zeros((1, 4), np.float32)}
+        assert (
+            comparison_of(task).answers(answered(reference), shifted).counts["labels that differ"]
+            > 0
         )
-    with pytest.raises(ValueError, match="has no output 'logits'"):
-        compare_outputs(Task.CLASSIFICATION, {"logits": logits}, {})
+
+
+def test_outputs_of_another_shape_count_as_such():
+    compare = comparison_of(Task.CLASSIFICATION).outputs
+    logits = np.zeros((1, 3), np.float32)
+    for candidate in ({"logits": np.zeros((1, 4), np.float32)}, {}):
+        assert compare({"logits": logits}, candidate).counts == {"shapes that differ": 1}
+
+
+def test_agreements_of_two_tasks_do_not_add_up():
     with pytest.raises(ValueError, match="do not add up"):
         Agreement(task=Task.DETECTION, images=1) + Agreement(task=Task.SEGMENTATION, images=1)
+
+
+@pytest.mark.parametrize("precision", [Precision.FP32, Precision.FP16, Precision.INT8])
+@pytest.mark.parametrize("task", list(Task))
+def test_what_keeps_the_release_limits_keeps_those_that_find_breakage(task, precision):
+    comparison = comparison_of(task)
+    release = {limit.figure: limit for limit in comparison.release_limits(precision)}
+    for loose in comparison.breakage_limits(precision):
+        strict = release[loose.figure]
+        assert loose.at_least == strict.at_least
+        assert loose.value <= strict.value if loose.at_least else loose.value >= strict.value
+    asked = comparison.breakage_limits(Precision.INT8, 0.42)
+    assert [limit.value for limit in asked if limit.figure == comparison.share] == [0.42]
+
+
+def test_room_is_the_closest_limits_and_negative_beyond_one():
+    comparison = comparison_of(Task.CLASSIFICATION)
+    limits = comparison.release_limits(Precision.FP16)
+    a = np.array([[4.0, 1.0, -4.0]], np.float32)
+
+    def room_of(candidate):
+        return room(checks(comparison.outputs({"logits": a}, {"logits": candidate}), limits))
+
+    assert room_of(a + np.float32(0.08)) < 0, "2 % of the largest logit, the limit is 1 %"
+    assert room_of(-a) < room_of(a + np.float32(0.08))
+    assert room_of(a * np.float32(np.nan)) < 0
+    assert room_of(a + np.float32(0.01)) >= 0
+
+
+@pytest.mark.parametrize(
+    ("largest", "difference", "passed"),
+    [(157, 1.3e-4, True), (157, 0.02, False), (0.01, 9e-5, True), (0.01, 2e-4, False)],
+)
+def test_logits_may_differ_relatively_or_where_they_are_small_absolutely(
+    largest, difference, passed
+):
+    comparison = comparison_of(Task.CLASSIFICATION)
+    a = np.array([[largest, -largest / 2, 0]])
+    agreement = comparison.outputs({"logits": a}, {"logits": a + difference})
+    (check, *_) = checks(agreement, comparison.breakage_limits(Precision.FP32))
+    assert check.passed == passed, check

@@ -1,19 +1,20 @@
 """Checkpoints: every layout loads, nothing runs, and what does not fit is named."""
 
 import os
-import pickle
 import re
-import struct
 import sys
-import zipfile
 
 import pytest
 import safetensors.torch
 import torch
 
 from dfvt_deploy.errors import BadInput, CheckpointError
+from dfvt_deploy.exporters.options import ExportOptions
+from dfvt_deploy.exporters.weights import model_with_weights
 from dfvt_deploy.models import build_model, inspect_checkpoint, load_checkpoint
-from dfvt_deploy.types import Task, Variant
+from dfvt_deploy.models.build import model_from_manifest
+from dfvt_deploy.models.state_dict import read_state_dict
+from dfvt_deploy.types import Task, Variant, Weights
 
 from .fixtures import fixture_state_dict, save_published
 
@@ -29,7 +30,7 @@ def _loads_into_t(path, weights, num_classes=1000):
     loaded = model.state_dict()
     derived = ("num_batches_tracked", "relative_position_index", "attn_mask")
     assert all(
-        torch.equal(loaded[key.split("module.")[-1]], value)
+        torch.equal(loaded[key], value)
         for key, value in weights.items()
         if not key.endswith(derived)
     )
@@ -52,13 +53,22 @@ def test_old_torch_format_loads(tmp_path, weights):
     assert _loads_into_t(path, weights).layout == "published"
 
 
-@pytest.mark.parametrize("prefix", ["", "module.", "backbone.", "module.backbone."])
-def test_state_dict_layouts_load_with_prefixes(tmp_path, weights, prefix):
-    prefixed = {prefix + key: value for key, value in weights.items()}
-    torch.save(prefixed, tmp_path / "bare.pth")
+def test_state_dict_layouts_load(tmp_path, weights):
+    torch.save(weights, tmp_path / "bare.pth")
     assert _loads_into_t(tmp_path / "bare.pth", weights).layout == "bare"
+    prefixed = {f"module.backbone.{key}": value for key, value in weights.items()}
     torch.save({"state_dict": prefixed, "meta": {"epoch": 3}}, tmp_path / "dict.pth")
     assert _loads_into_t(tmp_path / "dict.pth", weights).layout == "state_dict"
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module._orig_mod."])
+def test_prefixes_of_wrappers_are_dropped(tmp_path, prefix):
+    path = tmp_path / "prefixed.pth"
+    torch.save({f"{prefix}backbone.{k}": torch.ones(1) for k in ("norm.bias", "b")}, path)
+    assert set(read_state_dict(path, Weights.MODEL).weights) == {"norm.bias", "b"}
+    dense = ("backbone.b", "decode_head.c", "auxiliary_head.d", "backbone.e.num_batches_tracked")
+    torch.save({"state_dict": {prefix + key: torch.ones(1) for key in dense}}, path)
+    assert set(read_state_dict(path, Weights.MODEL).weights) == {"backbone.b", "decode_head.c"}
 
 
 def test_safetensors_loads(tmp_path, weights):
@@ -145,14 +155,16 @@ def test_files_that_are_no_checkpoint_say_so(tmp_path, checkpoint_t):
     (tmp_path / "bad.safetensors").write_bytes(b"\xff\xff\0\0\0\0\0\0{nonsense")
     torch.save({"epoch": 3}, tmp_path / "nothing.pth")
     torch.save(torch.nn.Linear(2, 2), tmp_path / "module.pth")
+    torch.save({"model": torch.nn.Linear(2, 2)}, tmp_path / "model.pth")
     torch.save({"conv.weight": torch.zeros(3)}, tmp_path / "other.pth")
     for name, reason in {
-        "text.pth": "cannot be read",
-        "empty.pth": "cannot be read",
+        "text.pth": "no file of torch.save or safetensors",
+        "empty.pth": "it is empty",
         "cut.pth": "cannot be read",
         "bad.safetensors": "safetensors",
-        "nothing.pth": "keys epoch",
-        "module.pth": "no state dict",
+        "nothing.pth": r"a dict of epoch \(of the type int\), no state dict",
+        "module.pth": r"an object of torch.nn.modules.linear.Linear, no state .*model.state_dict",
+        "model.pth": r"a dict of model \(an object of torch.nn.modules.linear.Linear\)",
         "other.pth": "no DFvT checkpoint",
         "absent.pth": "does not exist",
     }.items():
@@ -168,82 +180,31 @@ def test_torchscript_is_refused(tmp_path):
         inspect_checkpoint(tmp_path / "s.pt")
 
 
-def _text(value: str) -> bytes:
-    return b"X" + struct.pack("<I", len(value)) + value.encode()
-
-
-def _global(module: str, name: str) -> bytes:
-    return f"c{module}\n{name}\n".encode()
-
-
-def _sets_state_on(thing: bytes) -> bytes:
-    """A pickle that sets the attribute `changed` of an admitted function or class."""
-    return b"\x80\x02" + thing + b"(N}" + _text("changed") + b"\x88st" + b"b."
-
-
-def _as_zip(path, data: bytes):
-    torch.save({"a": 1}, path)
-    with zipfile.ZipFile(path) as archive:
-        entries = {name: archive.read(name) for name in archive.namelist()}
-    with zipfile.ZipFile(path, "w") as archive:
-        for name, content in entries.items():
-            archive.writestr(name, data if name.endswith("data.pkl") else content)
-    return path
-
-
-def _as_old_format(path, data: bytes):
-    header = (0x1950A86A20F9469CFC6C, 1001, {"protocol_version": 1001, "little_endian": True})
-    start = b"".join(pickle.dumps(value, 2) for value in header)
-    path.write_bytes(start + data + pickle.dumps([], 2))
-    return path
-
-
-@pytest.mark.parametrize("write", [_as_zip, _as_old_format])
-@pytest.mark.parametrize(
-    ("module", "name"),
-    [
-        ("torch._utils", "_rebuild_tensor_v2"),
-        ("torch._utils", "_rebuild_parameter"),
-        ("torch", "FloatStorage"),
-        ("torch.storage", "UntypedStorage"),
-        ("torch", "Size"),
-        ("collections", "OrderedDict"),
-        ("os", "environ"),
-    ],
-)
-def test_a_pickle_sets_no_state_on_anything(tmp_path, write, module, name):
-    from dfvt_deploy.models import restricted_pickle
-
-    path = write(tmp_path / "state.pth", _sets_state_on(_global(module, name)))
-    with pytest.raises(CheckpointError):
-        inspect_checkpoint(path)
-    things = [vars(sys.modules[module])[name], restricted_pickle.Inert]
-    things += restricted_pickle._ADMITTED.values()
-    assert not any(hasattr(thing, "changed") for thing in things)
-
-
-@pytest.mark.parametrize("write", [_as_zip, _as_old_format])
-def test_a_pickled_modules_source_is_not_written_to_a_file(tmp_path, write):
-    tensor = _global("torch._utils", "_rebuild_tensor")
-    change = b"(}" + _text("dump_patches") + b"\x88s}" + _text("__name__")
-    change += _text(str(tmp_path / "evil")) + b"stb"
-    reference = b"(" + _text("module") + tensor + _text("a.py") + _text("CONTENT\n") + b"tQ"
-    path = write(tmp_path / "module.pth", b"\x80\x02(" + tensor + change + reference + b"t.")
-    with pytest.raises(CheckpointError, match="pickled module"):
-        inspect_checkpoint(path)
-    assert [p.name for p in tmp_path.iterdir()] == ["module.pth"]
-
-
 def test_odd_state_dicts_are_refused_with_the_reason(tmp_path, weights):
     cases = {
-        "key 3": {3: torch.zeros(1), **weights},
+        "is no text": {3: torch.zeros(1), **weights},
         "num_classes 0": {**weights, "head.weight": torch.tensor(1.0)},
         "no known DFvT variant": {**weights, "patch_embed.proj2.weight": torch.tensor(1.0)},
         "both .* and": {**weights, "backbone.norm.bias": weights["norm.bias"]},
-        "norm.bias +is int32": {**weights, "norm.bias": weights["norm.bias"].int()},
-        "num_classes 2000000000": {
+        "norm.bias +is torch.IntStorage, expected a float": {
+            **weights,
+            "norm.bias": weights["norm.bias"].int(),
+        },
+        "expanded tensor": {
             **weights,
             "head.weight": torch.zeros(1, 384).expand(2_000_000_000, 384),
+        },
+        "norm.bias +1 of 384 values are not finite, or too large": {
+            **weights,
+            "norm.bias": torch.full((384,), 0.5).double().index_fill(0, torch.tensor([7]), 1e300),
+        },
+        "running_var +1 of 24 variances are negative": {
+            **weights,
+            "patch_embed.norm1.running_var": -torch.eye(24)[0],
+        },
+        r"sparse.* is an object of torch._utils._rebuild_sparse_tensor, not a tensor": {
+            **weights,
+            "sparse": torch.zeros(1).to_sparse(),
         },
     }
     for reason, content in cases.items():
@@ -253,3 +214,53 @@ def test_odd_state_dicts_are_refused_with_the_reason(tmp_path, weights):
             load_checkpoint(
                 build_model("classification", "t", info.num_classes), tmp_path / "odd.pth"
             )
+
+
+@pytest.mark.parametrize(
+    ("model", "ema"),
+    [("model", "model_ema"), ("state_dict", "ema_state_dict")],
+)
+def test_ema_weights_are_named_and_taken_when_asked_for(tmp_path, weights, model, ema):
+    averaged = {key: value * 0.5 for key, value in weights.items()}
+    with_steps = {"steps": torch.tensor(9)} | {f"module.{k}": v for k, v in averaged.items()}
+    path = tmp_path / "both.pth"
+    torch.save({model: weights, ema: with_steps if ema == "ema_state_dict" else averaged}, path)
+    loaded = build_model("classification", "t")
+    note = load_checkpoint(loaded, path).note
+    assert f"taken from {model} (--weights ema takes {ema})" in note
+    assert torch.equal(loaded.state_dict()["norm.bias"], weights["norm.bias"])
+    note = load_checkpoint(loaded, path, "ema").note
+    assert f"taken from {ema} (--weights model takes {model})" in note
+    assert torch.equal(loaded.state_dict()["norm.bias"], averaged["norm.bias"])
+
+
+def test_an_export_of_ema_weights_is_rebuilt_from_them(tmp_path, weights, artifact_t, capsys):
+    averaged = {key: value * 0.5 for key, value in weights.items()}
+    torch.save({"model": weights, "model_ema": averaged}, tmp_path / "both.pth")
+    options = ExportOptions(variant="t", checkpoint=tmp_path / "both.pth", weights="ema")
+    model, record = model_with_weights(options)
+    assert "the weights are taken from model_ema" in capsys.readouterr().err
+    manifest = artifact_t.manifest.model_copy(update={"checkpoint": record})
+    rebuilt = model_from_manifest(manifest, tmp_path / "both.pth")
+    for built in (model, rebuilt):
+        assert torch.equal(built.state_dict()["norm.bias"], averaged["norm.bias"])
+
+
+def test_weights_that_are_not_there_are_named(tmp_path, weights, checkpoint_t):
+    torch.save({"model_ema": weights}, tmp_path / "ema.pth")
+    with pytest.raises(CheckpointError, match=r"EMA weights only \(model_ema\); --weights ema"):
+        inspect_checkpoint(tmp_path / "ema.pth")
+    assert inspect_checkpoint(tmp_path / "ema.pth", "ema").note is None
+    with pytest.raises(CheckpointError, match="no EMA weights, which would be model_ema"):
+        inspect_checkpoint(checkpoint_t, "ema")
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.complex64, torch.uint16])
+def test_dtypes_that_are_no_weights_are_named(tmp_path, weights, dtype):
+    odd = {**weights, "norm.bias": weights["norm.bias"].to(dtype)}
+    torch.save(odd, tmp_path / "odd.pth")
+    torch.save(odd, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    safetensors.torch.save_file(odd, tmp_path / "odd.safetensors")
+    for file in tmp_path.iterdir():
+        with pytest.raises(CheckpointError, match=r"norm.bias +is \S+, expected a float of 16, 32"):
+            load_checkpoint(build_model("classification", "t"), file)

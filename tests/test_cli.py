@@ -4,32 +4,18 @@ import json
 import os
 import re
 import resource
+import shlex
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
+from PIL import Image
 
 import dfvt_deploy
-from dfvt_deploy.cli import app
-from dfvt_deploy.errors import DfvtError
+from dfvt_deploy.errors import BadInput, DfvtError
+from dfvt_deploy.files import cache_directory
 
 from .fixtures import encoded, photograph
-
-ROOT = Path(__file__).parent.parent
-COMMANDS = [
-    "models",
-    "export",
-    "convert",
-    "build-trt",
-    "validate",
-    "populate",
-    "serve",
-    "predict",
-    "doctor",
-    "quickstart",
-]
 
 
 def run(*arguments, cwd=None, environment=None, **options) -> subprocess.CompletedProcess:
@@ -54,41 +40,32 @@ def test_help_imports_nothing_heavy():
     assert done.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_has_an_example_and_is_documented(command):
-    result = CliRunner().invoke(app, [command, "--help"])
-    assert result.exit_code == 0
-    assert f"dfvt-deploy {command}" in result.output
-    assert "--json" in result.output
-    assert f"dfvt-deploy {command}" in (ROOT / "README.md").read_text()
-
-
-def test_all_commands_are_tested_here():
-    assert {
-        command.name or command.callback.__name__ for command in app.registered_commands
-    } == set(COMMANDS)
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["export", "--variant", "x"], "variant 'x' is none of t, s, b, all"),
         (["export", "--variant", "s", "--task", "x"], "task 'x' is none of classification"),
-        (["export", "--variant", "s", "--checkpoint", "none.pth"], "none.pth does not exist"),
+        (
+            ["export", "--variant", "s", "--checkpoint", "none.pth"],
+            "--checkpoint none.pth does not exist",
+        ),
         (["export", "--variant", "s", "--opset", "9"], "opset 9 is outside 17..23"),
         (["export"], "Missing option '--variant'"),
         (["nonsense"], "No such command"),
         (["populate"], "exports holds no exported model; make one with: dfvt-deploy export"),
-        (["populate", "--max-pixels", "0"], "max_pixels 0 is outside"),
-        (["populate", "a", "--device", "tpu"], "'tpu' is not one of"),
-        (["populate", "nobody"], "exports/nobody/manifest.json does not exist"),
+        (["populate", "--max-pixels", "0"], "--max-pixels 0 is outside"),
+        (["populate", "a", "--device", "tpu"], "device 'tpu' is none of cpu, gpu"),
+        (["populate", "nobody"], "exports holds no exported model called nobody"),
         (["serve", "--repository", "none"], "none holds no model"),
         (["predict", "none.jpg", "--model", "m"], "none.jpg cannot be read"),
         (["predict", "none.jpg", "--model", "m", "--url", "localhost:x"], "must be host:port"),
-        (["quickstart", "--variant", "all"], "variant 'all' is none of t, s, b\n"),
-        (["export", "--variant", "t", "--task", "segmentation", "--static", "²x³"], "is not HxW"),
+        (["quickstart", "--variant", "all"], "--variant 'all' is none of t, s, b\n"),
+        (
+            ["export", "--variant", "t", "--task", "segmentation", "--static", "²x³"],
+            "is not height x width",
+        ),
         (["export", "--variant", "t", "--num-classes", "2000000000"], "is outside 1..65536"),
-        (["populate", "a", "--instances", "-3"], "network_instances -3 is outside"),
+        (["populate", "a", "--instances", "-3"], "--instances -3 is outside"),
     ],
 )
 def test_wrong_usage_ends_with_2_and_a_message(tmp_path, arguments, message):
@@ -98,6 +75,73 @@ def test_wrong_usage_ends_with_2_and_a_message(tmp_path, arguments, message):
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
     assert not list(tmp_path.iterdir())
+
+
+def test_streams_that_are_closed_full_or_latin_1(tmp_path):
+    shell = {"shell": True, "text": True, "cwd": tmp_path, "stderr": subprocess.PIPE}
+    command = f"{shlex.quote(sys.executable)} -m dfvt_deploy models"
+    assert subprocess.run(f"{command} >&-", **shell).returncode == 0
+    full = subprocess.run(f"{command} >/dev/full", **shell)
+    assert full.returncode == 3
+    assert full.stderr == "error: system: No space left on device\n"
+    assert subprocess.run(f"{command} | true", **shell).returncode == 0
+    assert subprocess.run(f"{command} -x >/dev/full 2>&1", **shell).returncode == 3
+    lint = f"{shlex.quote(sys.executable)} -m dfvt_deploy lint nowhere"
+    assert subprocess.run(f"{lint} >/dev/full 2>&1", **shell).returncode == 2
+    name = "a\x1b[31m\u2028é😀\n"
+    latin = {"environment": {"PYTHONIOENCODING": "latin-1"}, "encoding": "latin-1"}
+    done = run("predict", name, "--model", "m", cwd=tmp_path, **latin)
+    assert done.returncode == 2
+    assert "a\\x1b[31m\\u2028" in done.stderr
+    assert "\x1b" not in done.stderr
+
+
+def test_without_a_home_a_cache_folder_is_asked_for(monkeypatch):
+    for name in ("HOME", "XDG_CACHE_HOME", "DFVT_DEPLOY_CACHE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", lambda _: {}[0])
+    with pytest.raises(BadInput, match="set DFVT_DEPLOY_CACHE to a folder"):
+        cache_directory()
+
+
+def test_wrong_files_are_found_before_any_work(tmp_path):
+    (tmp_path / "file").write_text("")
+    (tmp_path / os.fsdecode(b"a\xff")).mkdir()
+    for arguments, message in (
+        (["quickstart", "--image", "none.jpg"], "--image none.jpg is not a file"),
+        (["quickstart", "--repository", "file"], "--repository file: file is not a folder"),
+        (["export", "--variant", "t", "--output", "file/x"], "file is not a folder; give another"),
+        (["export", "--variant", "t", "--labels", "none.txt"], "labels none.txt does not exist"),
+        (["populate", "--repository", "file"], "file is not a folder; give another"),
+        (
+            ["predict", "a.jpg", "--model", "m", "--save", "file"],
+            "file is not a folder; give another",
+        ),
+        (["serve", "--log-file", "file/log"], "file is not a folder; give another"),
+        (["export", "--variant", "t", "--output", os.fsdecode(b"a\xff")], "is not UTF-8"),
+        (["convert", "--precision", "fp16", "--exports", os.fsdecode(b"a\xff")], "is not UTF-8"),
+        (
+            ["convert", "--precision", "fp16", "--calibration", os.fsdecode(b"a\xff")],
+            "is not UTF-8",
+        ),
+        (["validate", "m", "--exports", os.fsdecode(b"a\xff")], "is not UTF-8"),
+        (["serve", "--log-file", "/dev/null"], "is a folder or a device; the log is read again"),
+        (["validate", "m", "--images", "none"], "--images none does not exist"),
+        (
+            ["convert", "--precision", "fp16", "--calibration", "none"],
+            "--calibration none is not a",
+        ),
+    ):
+        code = (
+            "import sys; from dfvt_deploy.cli import main\ntry: main()\n"
+            "finally: print('torch' in sys.modules, file=sys.stderr)"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", code, *arguments], capture_output=True, text=True, cwd=tmp_path
+        )
+        assert done.returncode == 2
+        assert message in done.stderr
+        assert done.stderr.endswith("False\n"), done.stderr
 
 
 def test_no_server_ends_with_5(tmp_path):
@@ -122,18 +166,12 @@ def test_a_missing_package_ends_with_3_and_the_install_line(tmp_path, package, e
 
 
 def test_a_full_disk_ends_with_3_and_leaves_nothing(tmp_path, checkpoint_t):
-    def at_most_a_megabyte_a_file() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, 2**20))
-
-    done = run(
-        "export",
-        "--variant",
-        "t",
-        "--checkpoint",
-        checkpoint_t,
-        cwd=tmp_path,
-        preexec_fn=at_most_a_megabyte_a_file,
-    )
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, limits[1]))  # of a file, inherited
+    try:
+        done = run("export", "--variant", "t", "--checkpoint", checkpoint_t, cwd=tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert done.returncode == 3, done.stderr
     assert "File too large" in done.stderr
     assert [p for p in (tmp_path / "exports").rglob("*") if p.is_file()] == []
@@ -145,7 +183,12 @@ def test_export_populate_and_their_json(tmp_path, checkpoint_t):
     assert json.loads(done.stdout)["name"] == "dfvt_t_classification"
     done = run("populate", "--json", cwd=tmp_path)
     assert json.loads(done.stdout) == [
-        {"name": "dfvt_t_classification", "version": 1, "repository": "model_repository"}
+        {
+            "name": "dfvt_t_classification",
+            "version": 1,
+            "repository": "model_repository",
+            "live": True,
+        }
     ]
     done = run("populate", cwd=tmp_path)
     assert "dfvt_t_classification version 2" in done.stdout
@@ -153,7 +196,7 @@ def test_export_populate_and_their_json(tmp_path, checkpoint_t):
 
 
 def test_several_exports_go_on_past_one_that_fails(tmp_path):
-    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels").write_text("cat\ndog\n")
     done = run(
         "export", "--variant", "all", "--labels", "labels", "--num-classes", "7", cwd=tmp_path
     )
@@ -177,13 +220,17 @@ def test_predict_prints_saves_and_gives_json(server, tmp_path):
     assert "bad.png" in done.stderr
 
 
-def test_quickstart_ends_with_equal_answers(tmp_path):
+def test_quickstart_ends_with_equal_answers(tmp_path, monkeypatch):
+    monkeypatch.setenv("DFVT_DEPLOY_RELEASE_URL", "http://127.0.0.1:9/none")
     done = run("quickstart", "--variant", "t", "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)
     assert document["http"]["outputs"] == document["grpc"]["outputs"]
     assert len(document["http"]["outputs"]["labels"]) == 5
     assert set(document["seconds"]) >= {"export", "populate", "serve", "stop"}
+    assert "http://127.0.0.1:9/none" in document["missing"]
+    with Image.open(tmp_path / "quickstart.png") as picture:
+        assert picture.format == "PNG"
     assert "untrained" in done.stderr
     assert (tmp_path / "exports" / "dfvt_t_classification" / "model.onnx").is_file()
 

@@ -14,22 +14,29 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import yaml
 
 from dfvt_deploy.artifact import open_artifact
-from dfvt_deploy.engines.gpu import Gpu
-from dfvt_deploy.engines.profiles import Shapes, profile_of
-from dfvt_deploy.engines.record import open_engine, read_record
+from dfvt_deploy.engines.engine import open_engine
+from dfvt_deploy.engines.options import BuildOptions
+from dfvt_deploy.engines.profiles import profile_of
+from dfvt_deploy.engines.record import read_record
 from dfvt_deploy.engines.releases import DEFAULT_RELEASE, triton_releases
-from dfvt_deploy.errors import ArtifactError, StageFailed
-from dfvt_deploy.serving import container
+from dfvt_deploy.errors import ArtifactError, ServerFailed, StageFailed
+from dfvt_deploy.gpu.devices import Gpu
+from dfvt_deploy.serving import container, http_api
 from dfvt_deploy.serving.client import predict
-from dfvt_deploy.serving.container import ContainerOptions, prepare, repository_to_serve
+from dfvt_deploy.serving.container import prepare, repository_to_serve
+from dfvt_deploy.serving.options import PrepareOptions
+from dfvt_deploy.serving.process import children_of
 from dfvt_deploy.serving.repository import REQUIREMENTS, populate
+from dfvt_deploy.serving.server import serve
 from dfvt_deploy.types import Precision
 
 from .fixtures import encoded, photograph
 from .plans import RUNTIME, add_plan
-from .test_cli import ROOT, run
+from .test_cli import run
+from .test_commands import ROOT
 
 NAME = "dfvt_t_classification"
 HOPPER = Gpu("Stand-in H100", "9.0")
@@ -41,8 +48,8 @@ def exports(artifact_t, tmp_path) -> Path:
     return tmp_path / "exports"
 
 
-def _plan(exports: Path, shapes: Shapes | None = None, **options) -> Path:
-    profile = profile_of(open_artifact(exports / NAME).manifest, shapes or Shapes())
+def _plan(exports: Path, max_batch: int | None = None, **options) -> Path:
+    profile = profile_of(open_artifact(exports / NAME).manifest, BuildOptions(max_batch=max_batch))
     spans = {name: [span.min, span.opt, span.max] for name, span in profile.items()}
     return add_plan(exports / NAME, spans, **options)
 
@@ -52,21 +59,21 @@ def gpu(monkeypatch):
     """A machine with a GPU and TensorRT that builds stand-in plans; gives the list of builds."""
     builds = []
 
-    def build(folder, precision, options):
-        builds.append((folder, options.shapes.max_batch))
-        return open_engine(_plan(folder.parent, options.shapes, precision=precision))
+    def build(folder, precision, max_batch, timing_cache_folder):
+        builds.append((folder, max_batch))
+        return open_engine(_plan(folder.parent, max_batch, precision=precision))
 
     monkeypatch.setattr(container, "find_gpu", lambda: HOPPER)
     installed = SimpleNamespace(__version__=RUNTIME)
     monkeypatch.setattr(container, "bindings", lambda _flavor: installed)
-    monkeypatch.setattr(container, "build_trt", build)
+    monkeypatch.setattr(container, "build_engine", build)
     return builds
 
 
-def _options(exports: Path, **options) -> ContainerOptions:
-    return ContainerOptions(
-        exports, exports.parent / "state", **{"precision": Precision.FP32, **options}
-    )
+def _options(exports: Path, **options) -> PrepareOptions:
+    parent = exports.parent
+    folders = {"exports": exports, "state": parent / "state", "repository": parent / "models"}
+    return PrepareOptions(**folders, **{"precision": Precision.FP32, **options})
 
 
 def test_without_a_gpu_nothing_falls_back_in_silence(exports):
@@ -76,10 +83,10 @@ def test_without_a_gpu_nothing_falls_back_in_silence(exports):
 
 def test_an_engine_is_built_once_and_found_at_the_next_start(exports, gpu, tmp_path):
     options = _options(exports)
-    first = repository_to_serve(options, tmp_path / "models")
+    first = repository_to_serve(options)
     assert first == tmp_path / "state" / "model_repository"
     assert gpu == [(exports / NAME, 64)]
-    assert repository_to_serve(options, tmp_path / "models") == first
+    assert repository_to_serve(options) == first
     assert len(gpu) == 1
     plans = list(first.glob("*_network/*/*.plan"))
     assert [path.name for path in plans] == ["model.fp32.sm90.plan"]
@@ -91,13 +98,13 @@ def test_an_engine_is_built_once_and_found_at_the_next_start(exports, gpu, tmp_p
     [
         {"compute_capability": "8.6"},
         {"version": "10.16.1.11"},
-        {"shapes": Shapes(max_batch=8)},
+        {"max_batch": 8},
         {"source_sha256": "1" * 64},
     ],
 )
 def test_an_engine_that_does_not_fit_is_built_again_and_served_alone(exports, gpu, tmp_path, there):
     _plan(exports, **there)
-    repository = repository_to_serve(_options(exports), tmp_path / "models")
+    repository = repository_to_serve(_options(exports))
     assert len(gpu) == 1
     (plan,) = repository.glob("*_network/*/*.plan")
     record = read_record(plan)
@@ -105,7 +112,7 @@ def test_an_engine_that_does_not_fit_is_built_again_and_served_alone(exports, gp
 
 
 def test_a_batch_size_reaches_engine_and_repository(exports, gpu, tmp_path):
-    repository = repository_to_serve(_options(exports, max_batch_size=16), tmp_path / "models")
+    repository = repository_to_serve(_options(exports, max_batch_size=16))
     assert gpu == [(exports / NAME, 16)]
     assert "max_batch_size: 16" in (repository / f"{NAME}_network" / "config.pbtxt").read_text()
 
@@ -114,7 +121,7 @@ def test_exports_that_cannot_be_written_are_copied_once(exports, gpu, tmp_path, 
     monkeypatch.setattr(os, "access", lambda path, _mode: exports not in Path(path).parents)
     options = _options(exports)
     for _ in range(2):
-        repository_to_serve(options, tmp_path / "models")
+        repository_to_serve(options)
     copy = tmp_path / "state" / "exports" / NAME
     assert gpu == [(copy, 64)]
     assert not list(exports.glob("*/*.plan"))
@@ -126,12 +133,12 @@ def test_exports_that_cannot_be_written_are_copied_once(exports, gpu, tmp_path, 
     changed = changed.model_copy(update={"files": {"model.onnx": entry}})
     (exports / NAME / "manifest.json").write_text(changed.model_dump_json())
     with pytest.raises(ArtifactError):  # the copy is that of the changed model now
-        repository_to_serve(options, tmp_path / "models")
+        repository_to_serve(options)
     assert (copy / "model.onnx").read_bytes() == b"another model"
 
 
 def test_the_made_repository_cannot_be_written(exports, gpu, tmp_path):
-    repository = repository_to_serve(_options(exports), tmp_path / "models")
+    repository = repository_to_serve(_options(exports))
     modes = [path.stat().st_mode for path in (repository, *repository.rglob("*"))]
     assert not any(mode & (stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH) for mode in modes)
 
@@ -139,7 +146,8 @@ def test_the_made_repository_cannot_be_written(exports, gpu, tmp_path):
 def test_a_mounted_repository_is_served_as_it_is(artifact_t, exports, tmp_path):
     populate(artifact_t.directory, repository=tmp_path / "models")
     before = sorted(path.stat().st_mtime_ns for path in (tmp_path / "models").rglob("*"))
-    assert repository_to_serve(_options(exports), tmp_path / "models") == tmp_path / "models"
+    # The image sets the backend, whatever is mounted.
+    assert repository_to_serve(_options(exports)) == tmp_path / "models"
     after = sorted(path.stat().st_mtime_ns for path in (tmp_path / "models").rglob("*"))
     assert before == after
     assert not (tmp_path / "state").exists()
@@ -147,8 +155,7 @@ def test_a_mounted_repository_is_served_as_it_is(artifact_t, exports, tmp_path):
 
 def test_names_choose_models(exports, gpu, tmp_path):
     shutil.copytree(exports / NAME, exports / "other")
-    assert container.listed(f" {NAME}, ") == (NAME,)
-    done = prepare(_options(exports, models=(NAME,)), tmp_path / "models")
+    done = prepare(_options(exports, models=f" {NAME}, "), tmp_path / "models")
     assert [model.name for model in done] == [NAME]
 
 
@@ -204,7 +211,8 @@ def test_the_image_starts_answers_and_ends(exports, tmp_path):
                 assert process.poll() is None, process.communicate()
                 assert time.monotonic() < deadline
                 time.sleep(0.1)
-            assert run("container", "health", "--url", f"127.0.0.1:{http}").returncode == 0
+            health = ["container", "health", "--url", f"127.0.0.1:{http}"]
+            assert run(*health, environment=environment).returncode == 0
             answer = next(predict([tmp_path / "a.png"], NAME, url=f"127.0.0.1:{grpc}"))
             assert len(answer.outputs["labels"]) == 5
             process.send_signal(signal.SIGTERM)
@@ -218,10 +226,42 @@ def test_the_image_starts_answers_and_ends(exports, tmp_path):
     assert run("container", "health", "--url", f"127.0.0.1:{http}").returncode == 5
 
 
+def test_health_is_an_answer_of_every_model(repository, monkeypatch):
+    monkeypatch.setattr(container, "_HEALTH_TIMEOUT_S", 5)
+    with serve(repository) as server:
+        container.check_health(server.http_url, repository)
+        (step,) = (
+            pid
+            for pid in children_of(server.pid)
+            if f"{NAME}_postprocess" in Path(f"/proc/{pid}/cmdline").read_text()
+        )
+        os.kill(step, signal.SIGKILL)
+        assert http_api.is_ready(server.http_url)
+        with pytest.raises(ServerFailed):
+            container.check_health(server.http_url, repository)
+
+
 def test_hadolint_finds_nothing():
     hadolint = Path(sys.executable).parent / "hadolint"
     done = subprocess.run([hadolint, ROOT / "Dockerfile"], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, "")
+
+
+def test_compose_serves_what_the_dockerfile_makes():
+    folder = ROOT / "deploy"
+    compose = yaml.safe_load((folder / "compose.yaml").read_text())
+    targets = re.findall(r"^FROM \S+ AS (\S+)$", (ROOT / "Dockerfile").read_text(), re.M)
+    assert targets == ["wheel", "cpu", "gpu"]
+    for service in compose["services"].values():
+        assert service["cap_drop"] == ["ALL"]
+        assert all(port.startswith("127.0.0.1:") for port in service["ports"])
+        for volume in service["volumes"]:
+            source = volume.split(":")[0]
+            assert source in compose["volumes"] or (folder / source).exists()
+    scraped = yaml.safe_load((folder / "compose" / "prometheus.yaml").read_text())
+    (job,) = scraped["scrape_configs"]
+    alerts = (folder / "monitoring" / "alerts.yaml").read_text()
+    assert f'job="{job["job_name"]}"' in alerts
 
 
 def test_the_dockerfile_says_what_the_package_does():
@@ -234,7 +274,7 @@ def test_the_dockerfile_says_what_the_package_does():
     requirements = (ROOT / "docker" / "requirements.txt").read_text()
     assert requirements.endswith(REQUIREMENTS)
     ignored = (ROOT / ".dockerignore").read_text()
-    for copied in re.findall(r"^COPY (.*) \S+$", text, re.M):
+    for copied in re.findall(r"^COPY (?!--from)(.*) \S+$", text, re.M):
         for name in copied.split():
             assert (ROOT / name).exists()
-            assert f"!{name}\n" in ignored
+            assert f"!{Path(name).parts[0]}\n" in ignored

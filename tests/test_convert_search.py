@@ -7,9 +7,10 @@ import onnxruntime
 import pytest
 
 from dfvt_deploy.artifact import open_artifact
-from dfvt_deploy.conversion.convert import convert
-from dfvt_deploy.conversion.search import SearchGoal, Trials, units_to_keep
 from dfvt_deploy.errors import StageFailed
+from dfvt_deploy.precision import search
+from dfvt_deploy.precision.convert import convert
+from dfvt_deploy.precision.search import SearchGoal, Trials, units_to_keep
 from dfvt_deploy.types import Precision
 
 from .fixtures import copy_of
@@ -48,11 +49,13 @@ def test_what_cannot_hold_is_refused(tmp_path):
         units_to_keep(UNITS, lambda kept: 0.5, 0.9, trials(tmp_path))
 
 
-def test_a_loss_spread_over_everything_ends_early_and_holds(tmp_path):
+def test_a_loss_spread_over_everything_ends_early_and_holds(tmp_path, monkeypatch):
+    monkeypatch.setattr(search, "MAX_FOUND", 5)
+
     def score(kept):
         return len(kept)
 
-    kept = units_to_keep(UNITS, score, 60, trials(tmp_path), max_found=5)
+    kept = units_to_keep(UNITS, score, 60, trials(tmp_path))
     assert score(kept) >= 60
 
 
@@ -83,7 +86,7 @@ def test_a_killed_search_goes_on_and_another_does_not_take_its_trials(tmp_path):
 
 
 def test_a_damaged_state_file_is_begun_anew(tmp_path):
-    for content in ("{", "[]", '{"key": 1}', ""):
+    for content in ("{", "[]", '{"key": 1}', "", "[" * 100_000):
         (tmp_path / "search.json").write_text(content)
         assert len(trials(tmp_path)) == 0
 

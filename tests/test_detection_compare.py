@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import pytest
 
-from dfvt_deploy.evaluate.detections import box_iou, compare_detections
+from dfvt_deploy.compare.detection import box_iou, match_detections
 
 
 @dataclass(frozen=True)
@@ -28,52 +27,55 @@ C = (10, 10, 40, 40, 0.7, 1)
 
 
 def test_order_does_not_matter():
-    result = compare_detections(found(A, B, C), found(C, A, B))
-    assert result.matches.tolist() == [[0, 1], [1, 2], [2, 0]]
+    result = match_detections(found(A, B, C), found(C, A, B))
+    assert result.pairs.tolist() == [[0, 1], [1, 2], [2, 0]]
     assert (len(result.missing), len(result.extra)) == (0, 0)
-    assert result.matched_share() == 1
-    assert (result.ious.min(), result.box_px.max(), result.score_differences.max()) == (1, 0, 0)
+    assert (result.ious.min(), result.box_px.max(), result.score_gaps.max()) == (1, 0, 0)
 
 
 def test_class_and_place_must_agree():
     other_class = (*A[:5], 7)
-    moved = (205, 50, 305, 90, 0.8, 2)
-    result = compare_detections(found(A, B, C), found(other_class, moved, C))
-    assert result.matches.tolist() == [[2, 2]]
+    moved = (220, 50, 320, 90, 0.8, 2)
+    result = match_detections(found(A, B, C), found(other_class, moved, C))
+    assert result.pairs.tolist() == [[2, 2]]
     assert result.missing.tolist() == [0, 1]
     assert result.extra.tolist() == [0, 1]
-    assert result.matched_share() == pytest.approx(1 / 3)
-    assert result.matched_share(first=2) == 0
 
 
 def test_differences_are_measured_per_match():
     shifted = (0, 0.5, 100, 100, 0.89, 1)
-    masks = np.zeros((2, 2, 2)), np.full((2, 2, 2), 0.25)
-    result = compare_detections(found(A, B), found(B, shifted), masks)
+    result = match_detections(found(A, B), found(B, shifted))
     assert result.box_px.tolist() == [0.5, 0]
-    np.testing.assert_allclose(result.score_differences, [0.01, 0])
-    assert result.mask_differences.tolist() == [0.25, 0.25]
-    assert result.matched_share(max_score_difference=1e-4) == 0.5
+    np.testing.assert_allclose(result.score_gaps, [0.01, 0])
 
 
 def test_duplicates_match_one_to_one_by_score():
     low = (*A[:4], 0.3, 1)
-    result = compare_detections(found(A, low), found(low, A))
-    assert result.matches.tolist() == [[0, 1], [1, 0]]
-    assert result.score_differences.max() == 0
-    result = compare_detections(found(A, low), found(A))
+    result = match_detections(found(A, low), found(low, A))
+    assert result.pairs.tolist() == [[0, 1], [1, 0]]
+    assert result.score_gaps.max() == 0
+    result = match_detections(found(A, low), found(A))
     assert result.missing.tolist() == [1]
+
+
+def test_low_scores_are_not_asked_for():
+    low = (*A[:4], 0.05, 1)
+    result = match_detections(
+        found(low, B), found((*B[:4], 0.01, 2), C, (*C[:4], 0.05, 3)), min_score=0.1
+    )
+    assert result.pairs.tolist() == [[1, 0]], "the candidate's score may be low"
+    assert (result.missing.tolist(), result.extra.tolist()) == ([], [1])
 
 
 def test_nothing_found():
     nothing = found()
-    assert compare_detections(nothing, nothing).matched_share() == 1
-    assert compare_detections(nothing, found(A)).extra.tolist() == [0]
-    assert compare_detections(found(A), nothing).matched_share() == 0
+    assert match_detections(nothing, nothing).pairs.shape == (0, 2)
+    assert match_detections(nothing, found(A)).extra.tolist() == [0]
+    assert match_detections(found(A), nothing).missing.tolist() == [0]
 
 
 def test_boxes_without_area_match_at_their_place():
     line, elsewhere = (5, 5, 5, 40, 0.5, 0), (9, 5, 9, 40, 0.5, 0)
-    assert compare_detections(found(line), found(line)).matched_share() == 1
-    assert compare_detections(found(line), found(elsewhere)).matched_share() == 0
+    assert len(match_detections(found(line), found(line)).pairs) == 1
+    assert len(match_detections(found(line), found(elsewhere)).pairs) == 0
     assert box_iou(found(A).boxes, found(line).boxes)[0, 0] == 0

@@ -8,12 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from dfvt_deploy.evaluate.detections import compare_detections
+from dfvt_deploy.compare.detection import match_detections
 from dfvt_deploy.models import build_model, nms
 from dfvt_deploy.models.box_ops import iou
-from dfvt_deploy.models.detection_graph import DetectionGraph
+from dfvt_deploy.models.detection import DetectionGraph, Detections
 from dfvt_deploy.models.fpn import STRIDES
-from dfvt_deploy.models.mask_rcnn import Detections
 from dfvt_deploy.models.roi_align import pyramid_roi_align, roi_align
 from dfvt_deploy.tasks.images import normalise
 from dfvt_deploy.types import InputKind, Nms, Variant
@@ -105,11 +104,12 @@ def test_detections_equal_the_published(published):
         found.masks,
     )
     expected = Detections(golden["boxes"], golden["scores"], golden["labels"], golden["mask_probs"])
-    result = compare_detections(expected, scaled)
-    assert result.matched_share(max_score_difference=1e-4) >= 0.99
-    assert result.matched_share(first=20, max_score_difference=1e-4) == 1
+    result = match_detections(expected, scaled, min_iou=0.98)
+    same = result.pairs[result.score_gaps <= 1e-4]
+    assert len(same) >= 0.99 * len(golden["scores"])
     assert result.box_px.max() < 0.02
-    first = [(a, b) for a, b in result.matches if a < 20]
+    first = same[same[:, 0] < 20]
+    assert len(first) == 20
     for a, b in first:
         np.testing.assert_allclose(found.masks[b], golden["mask_probs"][a], rtol=0, atol=1e-3)
 
@@ -120,8 +120,8 @@ def test_batch_gives_each_image_what_it_gives_alone(small):
     together = small(images, image_sizes)
     for i in range(2):
         (alone,) = small(images[i : i + 1], image_sizes[i : i + 1])
-        result = compare_detections(alone, together[i])
-        assert result.matched_share(max_score_difference=1e-4) >= 0.99
+        result = match_detections(alone, together[i], min_iou=0.98)
+        assert (result.score_gaps <= 1e-4).sum() >= 0.99 * len(alone.scores)
 
 
 def test_nothing_outside_the_valid_size_counts(small):

@@ -7,12 +7,12 @@ import sys
 import numpy as np
 import pytest
 
+from dfvt_deploy.compare.detection import match_detections
 from dfvt_deploy.errors import BadInput
-from dfvt_deploy.evaluate.detections import compare_detections
 from dfvt_deploy.runners.onnx_runtime import OnnxRuntimeRunner
 from dfvt_deploy.runners.triton import TritonRunner
-from dfvt_deploy.serving import drawing
 from dfvt_deploy.serving.client import predict
+from dfvt_deploy.serving.pictures import draw_prediction
 from dfvt_deploy.serving.repository import populate
 from dfvt_deploy.serving.server import serve
 from dfvt_deploy.tasks import detection, rle
@@ -92,8 +92,8 @@ def test_equal_canvases_may_share_a_request(server, images, offline):
         outputs = runner.infer(request(images[0], images[0]))
         for i in range(2):
             found = detection.result_from_answers(of_image(outputs, i))
-            result = compare_detections(offline[0], found)
-            assert result.matched_share(max_score_difference=1e-4) >= 0.99
+            result = match_detections(offline[0], found, min_iou=0.98)
+            assert (result.score_gaps <= 1e-4).sum() >= 0.99 * len(offline[0].scores)
         with pytest.raises(BadInput, match=r"different canvases \(\d+x\d+, \d+x\d+\); send each"):
             runner.infer(request(images[0], images[1]))
 
@@ -102,8 +102,10 @@ def test_predict_shows_saves_and_gives_json(server, images, offline, tmp_path):
     (tmp_path / "a.png").write_bytes(images[2])
     (answer,) = predict([tmp_path / "a.png"], NAME, url=server.grpc_url)
     assert answer.task is Task.DETECTION
-    assert answer.detections.masks == offline[2].masks
-    assert drawing.draw(answer).size == (400, 30)
+    assert detection.result_from_answers(answer.outputs).masks == offline[2].masks
+    drawn = draw_prediction(answer)
+    assert drawn.width == 1600, "four times as large"
+    assert drawn.height > 120, "a line below the image"
     command = [sys.executable, "-m", "dfvt_deploy", "predict", "a.png", "--model", NAME]
     command += ["--url", server.grpc_url, "--save", "drawn"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)

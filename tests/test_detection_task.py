@@ -1,4 +1,4 @@
-"""Preprocessing, masks and drawing of detections, without a network."""
+"""Preprocessing and masks of detections, without a network."""
 
 from __future__ import annotations
 
@@ -129,18 +129,3 @@ def test_encoding_a_part_equals_encoding_the_whole():
         whole = np.zeros((20, 20), np.bool_)
         whole[top : top + 9, left : left + 7] = part
         assert rle.encode(part, top, left, (20, 20)) == rle.encode(whole, 0, 0, (20, 20))
-
-
-def test_drawing_changes_only_what_was_found():
-    image = Image.new("RGB", (200, 100), "grey")
-    box = np.array([[50, 30, 120, 80]], np.float32)
-    size = np.array([100, 200])
-    one = detection.postprocess(
-        box, np.array([0.9]), np.array([1]), np.ones((1, 28, 28)), size, size
-    )
-    drawn = np.asarray(detection.draw(image, one, ["bicycle"]))
-    changed = (drawn != 128).any(-1)
-    assert changed[55, 80]
-    assert not changed[:, 160:].any()
-    assert not changed[90:].any()
-    assert detection.draw(image, one, ["bicycle"], min_score=0.95) == image

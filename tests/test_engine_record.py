@@ -6,29 +6,28 @@ from pathlib import Path
 
 import pytest
 
-from dfvt_deploy.artifact import ONNX_FILES, file_record, now, open_artifact, update_manifest
+from dfvt_deploy.artifact import file_record, open_artifact, update_manifest
+from dfvt_deploy.engines.engine import engine_file_name, engines_of, open_engine
+from dfvt_deploy.engines.plan_header import read_plan_header
 from dfvt_deploy.engines.record import (
-    MAGIC,
     BuildFlags,
     ComputeLayers,
     EngineRecord,
     ShapeProfile,
-    engine_file_name,
-    engines_of,
-    open_engine,
-    read_plan_header,
     record_path,
-    record_text,
 )
 from dfvt_deploy.errors import ArtifactError
 from dfvt_deploy.files import sha256_of
+from dfvt_deploy.gpu.libraries import LIBRARIES
+from dfvt_deploy.names import ONNX_FILES
+from dfvt_deploy.provenance import now
 from dfvt_deploy.types import Flavor, Precision
 
 from .engine_files import copied
 
 
 def plan_bytes(flavor: Flavor = Flavor.TENSORRT, version=(10, 16, 1, 11), size=4096) -> bytes:
-    header = struct.pack("<IIIIQ", MAGIC[flavor], 0, 2, 0, size) + bytes(version)
+    header = LIBRARIES[flavor.value].magic + struct.pack("<IIIQ", 0, 2, 0, size) + bytes(version)
     return (header + bytes(range(256)) * (size // 256))[:size]
 
 
@@ -61,7 +60,7 @@ def write_engine(
         "command": "dfvt-deploy build-trt m --precision=fp16",
     }
     record = EngineRecord.model_validate({**values, **changes})
-    record_path(path).write_text(record_text(record))
+    record_path(path).write_text(record.as_text())
     return path
 
 
@@ -111,6 +110,8 @@ def damage(path: Path, how: str) -> None:
     elif how == "record with more":
         content = json.loads(record_path(path).read_text())
         record_path(path).write_text(json.dumps({**content, "speed": 2}))
+    elif how == "record too deep":
+        record_path(path).write_text("[" * 100_000)
     elif how == "record cut":
         record_path(path).write_text(record_path(path).read_text()[:100])
 
@@ -129,6 +130,7 @@ def damage(path: Path, how: str) -> None:
         ("record of a later release", "has record version 2, this dfvt-deploy reads 1"),
         ("record with more", "speed: Extra inputs are not permitted"),
         ("record cut", "cannot be read"),
+        ("record too deep", "nest deeper than"),
     ],
 )
 def test_damage_is_refused_with_what_to_do(tmp_path, how, reason):
@@ -137,7 +139,7 @@ def test_damage_is_refused_with_what_to_do(tmp_path, how, reason):
     with pytest.raises(ArtifactError) as error:
         open_engine(path)
     assert reason in str(error.value)
-    assert "dfvt-deploy build-trt" in str(error.value)
+    assert "again" in str(error.value)
 
 
 def test_the_end_of_an_rtx_plan_is_missed_without_its_record(tmp_path):
@@ -217,7 +219,16 @@ def listed(directory: Path, *plans: Path, source_sha256: str) -> None:
     def change(manifest):
         files = {
             **manifest.files,
-            **{p.name: file_record(p, Precision.FP32, source_sha256) for p in plans},
+            **{
+                p.name: file_record(
+                    p,
+                    Precision.FP32,
+                    "dfvt-deploy build-trt",
+                    source_sha256=source_sha256,
+                    flavor=Flavor.TENSORRT,
+                )
+                for p in plans
+            },
         }
         return manifest.model_copy(update={"files": files})
 

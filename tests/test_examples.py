@@ -5,15 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dfvt_deploy.evaluate.datasets import load, open_dataset
+from dfvt_deploy.evaluate.datasets import open_dataset
 from dfvt_deploy.evaluate.gate import decide
-from dfvt_deploy.evaluate.metrics import METRICS
+from dfvt_deploy.evaluate.metrics import metric_of
 from dfvt_deploy.runners.onnx_runtime import OnnxRuntimeRunner
 from dfvt_deploy.tasks import classification, segmentation
+from dfvt_deploy.tasks.images import decode_image
 from dfvt_deploy.types import Task
 from examples.train_shapes import CANVAS
 
-ACCURACY, IOU = METRICS[Task.CLASSIFICATION], METRICS[Task.SEGMENTATION]
+ACCURACY, IOU = metric_of(Task.CLASSIFICATION), metric_of(Task.SEGMENTATION)
 
 
 @pytest.fixture(scope="module")
@@ -31,9 +32,11 @@ def classified(artifact, samples, change=lambda images: images):
     labels, results = artifact.manifest.labels, []
     with OnnxRuntimeRunner(artifact.onnx_path()) as runner:
         for sample in samples:
-            inputs = classification.network_inputs([load(sample)])
+            inputs = classification.preprocess_batch([decode_image(sample.path.read_bytes())])
             outputs = runner.infer({"images": change(inputs["images"])})
-            results.append(ACCURACY.image_result(classification.answers(outputs, labels), sample))
+            results.append(
+                ACCURACY.image_result(classification.postprocess_batch(outputs, labels), sample)
+            )
     return results
 
 
@@ -41,10 +44,10 @@ def segmented(artifact, samples, change=lambda images: images):
     labels, results = artifact.manifest.labels, []
     with OnnxRuntimeRunner(artifact.onnx_path()) as runner:
         for sample in samples:
-            inputs = segmentation.network_inputs([load(sample)], CANVAS)
+            inputs = segmentation.preprocess_batch([decode_image(sample.path.read_bytes())], CANVAS)
             original = {"original_sizes": inputs.pop("original_sizes")}
             outputs = runner.infer({**inputs, "images": change(inputs["images"])})
-            answers = segmentation.answers({**inputs, **original, **outputs}, labels)
+            answers = segmentation.postprocess_batch({**inputs, **original, **outputs}, labels)
             results.append(IOU.image_result(answers, sample))
     return results
 

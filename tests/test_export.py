@@ -1,6 +1,7 @@
 """`export`: the graph, the checks that guard it, and the manifest."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import jsonschema
@@ -9,21 +10,17 @@ import onnx
 import pytest
 import torch
 
-from dfvt_deploy.artifact import (
-    MANIFEST,
-    Precision,
-    exported_models,
-    file_record,
-    manifest_schema,
-    manifest_text,
-    open_artifact,
-)
-from dfvt_deploy.conversion import classification as recipe
-from dfvt_deploy.conversion.export import export
+from dfvt_deploy.artifact import exported_models, file_record, open_artifact
+from dfvt_deploy.compare import classification as compared
+from dfvt_deploy.compare.limits import Limit
 from dfvt_deploy.errors import ArtifactError, BadInput, CheckpointError, StageFailed
+from dfvt_deploy.exporters import export as export_module
+from dfvt_deploy.exporters.export import export
+from dfvt_deploy.manifest import MANIFEST, Manifest, manifest_schema
 from dfvt_deploy.models import build_model, load_checkpoint
 from dfvt_deploy.runners.onnx_runtime import OnnxRuntimeRunner
 from dfvt_deploy.tasks.images import normalise
+from dfvt_deploy.types import Precision
 
 from .fixtures import fixture_state_dict, save_published
 from .reference import fixture_weights
@@ -124,26 +121,47 @@ def test_labels_come_from_the_file_and_must_fit(tmp_path):
     artifact = export("t", checkpoint=path, output=tmp_path, labels=tmp_path / "labels.txt")
     assert artifact.manifest.labels == ("cat", "dog", "bird")
     assert artifact.manifest.num_classes == 3
-    assert "--labels labels.txt" in artifact.manifest.command
+    assert f"--labels {tmp_path}/labels.txt" in artifact.manifest.command
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"labels": "no.txt"}, "labels no.txt does not exist"),
+        ({"labels": "twice.txt"}, "lines 1 and 2 are both 'cat'"),
+        ({"output": "twice.txt"}, "--output twice.txt: .* is not a folder"),
+        ({"checkpoint": "no.pth"}, "--checkpoint no.pth does not exist"),
+        ({"variant": "all"}, "one variant and one task"),
+        ({"static": (64, 64)}, "--static 64x64 is not for classification"),
+        ({"task": "detection", "static": (100, 64)}, "multiples of 32; the nearest is 96x64"),
+        ({"task": "detection", "logits": True}, "--logits is for segmentation"),
+        ({"task": "detection", "opset": 21}, r"opset 21 is outside 17\.\.20"),
+    ],
+)
+def test_options_are_refused_before_a_model_is_built(fields, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("twice.txt").write_text("cat\ncat\n")
+    monkeypatch.setattr(export_module, "model_with_weights", lambda _: 1 / 0)
+    with pytest.raises(BadInput, match=message):
+        export(**{"variant": "t", **fields})
 
 
 def test_manifest_says_where_the_file_came_from(artifact_t, checkpoint_t):
     manifest = artifact_t.manifest
     assert manifest.checkpoint.source == "file"
-    assert manifest.checkpoint.file == checkpoint_t.name
+    assert manifest.checkpoint.file == str(checkpoint_t)
     assert len(manifest.checkpoint.sha256) == 64
     assert manifest.macs == pytest.approx(0.306e9, rel=0.01)
     assert (
         manifest.versions["torch"] == torch.__version__.split("+")[0] or manifest.versions["torch"]
     )
     assert manifest.labels[0] == "tench"
-    assert [check.name.split(", ")[2] for check in manifest.checks] == [
-        "batch 1",
-        "batch 3",
-        "batch 8",
+    assert [check.name for check in manifest.checks] == [
+        f"{runtime} against PyTorch, 12 images, {figure}"
+        for runtime in ("onnxruntime", "OpenVINO")
+        for figure in ("logits, max relative", "non-finite values", "shapes that differ")
     ]
     assert all(check.passed and check.figure < 1e-4 for check in manifest.checks)
-    assert str(checkpoint_t.parent) not in (artifact_t.directory / MANIFEST).read_text()
     assert open_artifact(artifact_t.directory).manifest == manifest
 
 
@@ -196,11 +214,14 @@ def test_a_damaged_manifest_is_noticed(copied, change, reason):
 def test_a_stale_derived_file_is_refused_with_the_remedy(copied):
     artifact = open_artifact(copied)
     (copied / "model.fp16.onnx").write_bytes(b"derived")
-    derived = file_record(copied / "model.fp16.onnx", Precision.FP16, source_sha256="0" * 64)
+    command = "dfvt-deploy convert dfvt_t_classification --precision fp16"
+    derived = file_record(
+        copied / "model.fp16.onnx", Precision.FP16, command, source_sha256="0" * 64
+    )
     files = {**artifact.manifest.files, "model.fp16.onnx": derived}
     changed = artifact.manifest.model_copy(update={"files": files})
-    (copied / MANIFEST).write_text(manifest_text(changed))
-    with pytest.raises(ArtifactError, match=r"another model.onnx; remake it with: .* fp16"):
+    (copied / MANIFEST).write_text(changed.as_text())
+    with pytest.raises(ArtifactError, match=r"another model.onnx; make it again with: .* fp16"):
         open_artifact(copied).onnx_path(Precision.FP16)
     with pytest.raises(ArtifactError, match=r"has no model.int8.onnx; make it with: .* int8"):
         open_artifact(copied).onnx_path(Precision.INT8)
@@ -212,8 +233,10 @@ def _files(directory: Path) -> dict[str, tuple[int, int]]:
 
 def test_a_failed_check_leaves_the_earlier_export(checkpoint_t, copied, monkeypatch):
     before = _files(copied)
-    monkeypatch.setattr(recipe, "MAX_LOGIT_DIFFERENCE", 0.0)
-    with pytest.raises(StageFailed, match=r"batch 1, max abs is .*, the limit is 0"):
+    limits = {Precision.FP32: (Limit("logits, max relative", 0.0),)}
+    strict = replace(compared.COMPARISON, limits=limits)
+    monkeypatch.setattr(compared, "COMPARISON", strict)
+    with pytest.raises(StageFailed, match=r"logits, max relative .* \(≤ 0\); .* was not written"):
         export("t", checkpoint=checkpoint_t, output=copied.parent)
     assert _files(copied) == before
 
@@ -221,10 +244,9 @@ def test_a_failed_check_leaves_the_earlier_export(checkpoint_t, copied, monkeypa
 def test_a_manifest_that_cannot_be_written_leaves_the_earlier_export(
     checkpoint_t, copied, monkeypatch
 ):
-    from dfvt_deploy.conversion import export as module
 
     before = _files(copied)
-    monkeypatch.setattr(module, "manifest_text", lambda _: 1 / 0)
+    monkeypatch.setattr(Manifest, "as_text", lambda _: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         export("t", checkpoint=checkpoint_t, output=copied.parent)
     assert _files(copied) == before
@@ -234,7 +256,7 @@ def test_a_model_that_answers_nan_does_not_pass(tmp_path):
     weights = fixture_state_dict("t")
     weights["head.weight"] = torch.full_like(weights["head.weight"], 3e38)
     path = save_published(tmp_path / "overflow.pth", weights)
-    with pytest.raises(StageFailed, match=r"max abs is (nan|inf)"):
+    with pytest.raises(StageFailed, match=r"non-finite values \d+ \(≤ 0\)"):
         export("t", checkpoint=path, output=tmp_path / "exports")
 
 

@@ -15,13 +15,19 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from dfvt_deploy.errors import StageFailed
-from dfvt_deploy.evaluate.datasets import ClassMapTruth, ClassTruth, DetectionTruth, Sample
-from dfvt_deploy.evaluate.metrics import METRICS
+from dfvt_deploy.evaluate.datasets.sample import (
+    AnnotatedObject,
+    ClassMapTruth,
+    ClassTruth,
+    DetectionTruth,
+    Sample,
+)
+from dfvt_deploy.evaluate.metrics import metric_of
 from dfvt_deploy.tasks import classification
 from dfvt_deploy.tasks.segmentation import encode_class_map
 from dfvt_deploy.types import Task
 
-ACCURACY, AP, IOU = (METRICS[task] for task in Task)
+ACCURACY, AP, IOU = (metric_of(task) for task in Task)
 
 
 def through_json(results):
@@ -32,7 +38,7 @@ def through_json(results):
 
 
 def accuracy_results(logits, truths, labels, k=5):
-    answers = classification.answers({"logits": logits}, labels, k)
+    answers = classification.postprocess_batch({"logits": logits}, labels, k)
     return through_json(
         [
             ACCURACY.image_result(
@@ -83,7 +89,7 @@ def test_accuracy_with_more_answers_than_five():
 
 def test_an_answer_with_the_label_of_another_class_is_wrong():
     labels = list("abcd")
-    answers = classification.answers({"logits": np.eye(4, dtype=np.float32)}, [*"bcda"])
+    answers = classification.postprocess_batch({"logits": np.eye(4, dtype=np.float32)}, [*"bcda"])
     right = [
         ACCURACY.image_result(
             {name: value[i] for name, value in answers.items()},
@@ -181,17 +187,11 @@ def rectangle(left, top, right, bottom):
 
 
 def thing(class_id, left, top, right, bottom, crowd=0, polygon=False):
-    box = [left, top, right - left, bottom - top]
+    width, height = right - left, bottom - top
     outline = [[left, top, right, top, right, bottom, left, bottom]]
     segmentation = outline if polygon else rectangle(left, top, right, bottom)
-    area = box[2] * box[3]
-    return {
-        "category_id": class_id,
-        "bbox": box,
-        "area": area,
-        "iscrowd": crowd,
-        "segmentation": segmentation,
-    }
+    box = (left, top, width, height)
+    return AnnotatedObject(class_id, box, width * height, bool(crowd), segmentation)
 
 
 def found(class_id, score, left, top, right, bottom):
@@ -234,9 +234,18 @@ def published_figures(images):
     rows, annotations, detections = [], [], []
     for image_id, (things, answered) in enumerate(images, 1):
         rows.append({"id": image_id, "height": SIZE[0], "width": SIZE[1]})
-        for entry in things:
-            entry = {**copy.deepcopy(entry), "id": len(annotations) + 1, "image_id": image_id}
-            annotations.append(entry)
+        annotations += [
+            {
+                "id": len(annotations) + i,
+                "image_id": image_id,
+                "category_id": entry.class_id,
+                "bbox": list(entry.box),
+                "area": entry.area,
+                "iscrowd": int(entry.crowd),
+                "segmentation": copy.deepcopy(entry.segmentation),
+            }
+            for i, entry in enumerate(things, 1)
+        ]
         for class_id, score, box in answered:
             left, top, right, bottom = (float(side) for side in np.float32(box))
             detections.append(
@@ -329,9 +338,9 @@ def crowded():
         for _ in range(rng.integers(0, 12)):
             if things and rng.random() < 0.8:
                 target = things[rng.integers(len(things))]
-                left, top, width, height = target["bbox"]
+                left, top, width, height = target.box
                 box = np.array([left, top, left + width, top + height]) + rng.normal(0, 1.2, 4)
-                class_id = target["category_id"] if rng.random() < 0.9 else 3
+                class_id = target.class_id if rng.random() < 0.9 else 3
             else:
                 left, top = rng.uniform(0, 40, 2)
                 box, class_id = np.array([left, top, left + 20, top + 15]), int(rng.integers(4))
@@ -380,5 +389,6 @@ def test_a_detection_counts_for_the_class_of_its_label():
 def test_masks_of_another_size_are_an_error():
     answers = detection_answers([found(0, 0.9, 5, 5, 35, 35)])
     sample = Sample("a.jpg", None, DetectionTruth((60, 81), (), LABELS))
-    with pytest.raises(StageFailed, match=r"a\.jpg: a mask is 60x80, the image 60x81"):
+    message = r"a\.jpg: the mask of detection 0 has the size \[60, 80\], the image \[60, 81\]"
+    with pytest.raises(StageFailed, match=message):
         AP.image_result(answers, sample)

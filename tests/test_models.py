@@ -5,9 +5,10 @@ import pytest
 import torch
 
 from dfvt_deploy.errors import BadInput
-from dfvt_deploy.models.backbone import VARIANTS, DenseBackbone
+from dfvt_deploy.models.backbone import DenseBackbone
 from dfvt_deploy.models.build import build_model, fill_untrained
 from dfvt_deploy.models.table import model_table
+from dfvt_deploy.models.variants import VARIANTS
 from dfvt_deploy.types import Variant
 
 from .fixtures import LOGITS_TOLERANCE, REFERENCE, fixture_state_dict, shapes

@@ -2,6 +2,7 @@
 
 import io
 import struct
+import time
 import zlib
 
 import numpy as np
@@ -136,9 +137,12 @@ def test_normalise_uses_the_published_figures():
 
 def _png_header(width: int, height: int) -> bytes:
     """A PNG that only claims its size."""
-    header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    data = struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
-    return b"\x89PNG\r\n\x1a\n" + data + b"\0\0\0\0IDAT" + struct.pack(">I", zlib.crc32(b"IDAT"))
+    header = _chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + _chunk(b"IDAT", b"")
+
+
+def _chunk(name: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
 
 @pytest.mark.parametrize("size", [(50_001, 1000), (2**31 - 1, 2**31 - 1), (20_000, 20_000)])
@@ -164,6 +168,40 @@ def test_limits_admit_what_they_name():
 def test_limits_are_checked_themselves(limits):
     with pytest.raises(ValueError, match="max_"):
         ImageLimits(*limits)
+
+
+def jpeg_of_many_scans(scans: int, size: int = 512) -> bytes:
+    """A progressive JPEG whose last scan comes again and again, as it may."""
+    data = encoded(photograph(size, size), progressive=True)
+    last = data.rindex(b"\xff\xda")
+    return data[:last] + data[last:-2] * (scans - data.count(b"\xff\xda") + 1) + data[-2:]
+
+
+def _as_mpo(jpeg: bytes) -> bytes:
+    """The JPEG with the segment that says that further images follow."""
+    other = encoded(photograph(48, 48), "MPO", save_all=True, append_images=[photograph(48, 48)])
+    start = other.index(b"\xff\xe2")
+    end = start + 2 + int.from_bytes(other[start + 2 : start + 4], "big")
+    return jpeg[:2] + other[start:end] + jpeg[2:]
+
+
+def test_work_is_bounded_before_decoding():
+    assert decode_image(encoded(photograph(100, 80), progressive=True)).size == (100, 80)
+    start = time.process_time()
+    with pytest.raises(ImageError, match="3,000 JPEG scans, the limit at its size is 40"):
+        decode_image(jpeg_of_many_scans(3000, size=48))
+    with pytest.raises(ImageError, match="1x50000000, each side must be 1 to 65,535 pixels"):
+        decode_image(_png_header(1, 50_000_000))
+    with pytest.raises(ImageError, match="JPEG scans, the limit at its size is 40"):
+        decode_image(_as_mpo(jpeg_of_many_scans(3000, size=48)))
+    jpeg, png = encoded(photograph(64, 64)), encoded(photograph(64, 64), "PNG")
+    many = b"\xff\xe1\0\x12Exif\0\0" + bytes(10)
+    with pytest.raises(ImageError, match="600,000 parts of Exif metadata, the limit is 400"):
+        decode_image(jpeg[:2] + many * 600_000 + jpeg[2:])
+    profile = b"a\0\0" + zlib.compress(bytes(10**6))
+    with pytest.raises(ImageError, match="10,000 parts of iCCP metadata, the limit is 16"):
+        decode_image(png[:33] + _chunk(b"iCCP", profile) * 10_000 + png[33:])
+    assert time.process_time() - start < 5, "decoding takes longer"
 
 
 def damaged() -> dict[str, bytes]:
@@ -220,13 +258,7 @@ def test_answers_are_sorted_softmax_with_ties_by_class():
 
 
 def test_answers_name_the_classes():
-    found = classification.answers({"logits": np.eye(3, dtype=np.float32)}, ["ä", "b", "c"], k=1)
+    found = classification.postprocess_batch(
+        {"logits": np.eye(3, dtype=np.float32)}, ["ä", "b", "c"], k=1
+    )
     assert found["labels"].tolist() == [["ä".encode()], [b"b"], [b"c"]]
-
-
-def test_draw_shows_the_answers_below_the_image():
-    drawn = classification.draw(photograph(600, 400), ["cat", "dog"], [0.9, 0.1])
-    assert drawn.width == 600
-    assert drawn.height > 400
-    panel = np.asarray(drawn)[400:]
-    assert (panel == (0xBC, 0xD8, 0xF0)).all(-1).any()

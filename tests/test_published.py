@@ -1,8 +1,10 @@
 """The download of the authors' checkpoints, against a local server."""
 
 import hashlib
+import os
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from unittest.mock import patch
 
 import pytest
 
@@ -55,9 +57,9 @@ def release():
 
 
 def _download(release, cache):
-    return published_checkpoint(
-        Task.CLASSIFICATION, Variant.S, cache=cache, release_url=release.url
-    )
+    places = {"DFVT_DEPLOY_CACHE": str(cache), "DFVT_DEPLOY_RELEASE_URL": release.url}
+    with patch.dict(os.environ, places):
+        return published_checkpoint(Task.CLASSIFICATION, Variant.S)
 
 
 def test_downloads_once_and_records_the_hash(release, tmp_path):
@@ -107,11 +109,26 @@ def test_errors_of_the_server_and_the_network_are_clear(release, tmp_path):
     release.status = 404
     with pytest.raises(StageFailed, match="answered 404"):
         _download(release, tmp_path)
+    release.status = 416
+    (tmp_path / "DFvT_S_7829.pth.part").write_bytes(CONTENT[:100])
+    (tmp_path / "DFvT_S_7829.pth.part.validator").write_text('"etag"')
+    with pytest.raises(StageFailed, match="answered 416"):
+        _download(release, tmp_path)
+    assert release.ranges[-2:] == ["bytes=100-", None], "asked once more from the start, then never"
     release.url = "http://127.0.0.1:9"
     with pytest.raises(StageFailed, match="could not be downloaded"):
         _download(release, tmp_path)
 
 
-def test_only_classification_was_published(tmp_path):
+@pytest.mark.parametrize("text", ["{", '["sha256"]', '{"sha": 1}', '{"a":' * 10**5, "\udcff"])
+def test_a_damaged_record_is_named(release, tmp_path, text):
+    path = _download(release, tmp_path)
+    record = path.with_name(f"{path.name}.json")
+    record.write_text(text, encoding="utf-8", errors="surrogateescape")
+    with pytest.raises(StageFailed, match=r"json is damaged \(.*delete it to accept"):
+        _download(release, tmp_path)
+
+
+def test_only_classification_was_published():
     with pytest.raises(BadInput, match="published no detection checkpoint"):
-        published_checkpoint(Task.DETECTION, Variant.S, cache=tmp_path)
+        published_checkpoint(Task.DETECTION, Variant.S)

@@ -14,9 +14,8 @@ import torch
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from dfvt_deploy.conversion.to_onnx import ExportableGraph, onnx_from_graph, simplify
-from dfvt_deploy.models.backbone import VARIANTS
-from dfvt_deploy.models.segmentation_graph import ROW_TILES, SegmentationGraph, class_map
+from dfvt_deploy.exporters.to_onnx import ExportableGraph, onnx_from_graph, simplify
+from dfvt_deploy.models.segmentation import SegmentationGraph, class_map
 from dfvt_deploy.models.upernet import (
     POOL_SIDES,
     FusionConv,
@@ -24,6 +23,7 @@ from dfvt_deploy.models.upernet import (
     enlarging_matrix,
     pyramid_pool,
 )
+from dfvt_deploy.models.variants import VARIANTS
 from dfvt_deploy.tasks.images import normalise
 from dfvt_deploy.types import InputKind, Variant
 
@@ -143,10 +143,9 @@ def test_other_sizes_are_refused(model_t):
         model_t(torch.zeros(1, 3, 64, 100))
 
 
-@pytest.mark.parametrize("row_tiles", ROW_TILES)
-def test_class_map_is_argmax_of_enlarged_logits(row_tiles):
+def test_class_map_is_argmax_of_enlarged_logits():
     logits = random(2, 21, 16, 24)
-    classes = class_map(logits, row_tiles)
+    classes = class_map(logits)
     assert classes.dtype == torch.uint8
     assert torch.equal(classes.long(), published_class_map(logits))
 
@@ -157,11 +156,6 @@ def test_class_map_of_many_classes():
     assert classes.dtype == torch.int32
     assert classes.max() > 255
     assert torch.equal(classes.long(), published_class_map(logits))
-
-
-def test_row_tiles_must_divide_every_size(model_t):
-    with pytest.raises(ValueError, match="row_tiles 3"):
-        SegmentationGraph(model_t, InputKind.UINT8, row_tiles=3)
 
 
 def session(module: SegmentationGraph, static: tuple[int, int] | None = None):

@@ -1,25 +1,20 @@
-"""Segmentation before and after the network: sizes, padding, class maps, PNG, drawing."""
+"""Segmentation before and after the network: sizes, padding, class maps, PNG."""
 
 import cv2
 import numpy as np
 import pytest
-import torch
 from PIL import Image
-from torch.nn import functional as F
 
-from dfvt_deploy.tasks.dense import MAX_SIDE, resized_size
-from dfvt_deploy.tasks.images import ImageError
+from dfvt_deploy.tasks.dense import resized_size
+from dfvt_deploy.tasks.images import MAX_SIDE, ImageError
 from dfvt_deploy.tasks.segmentation import (
     LONG_SIDE,
     SHORT_SIDE,
-    class_shares,
     decode_class_map,
-    draw,
     encode_class_map,
-    pixel_agreement,
     postprocess,
+    postprocess_batch,
     preprocess,
-    published_class_map,
 )
 
 
@@ -98,29 +93,6 @@ def test_postprocess_crops_and_takes_the_nearest(dtype):
     assert np.array_equal(found, class_map[rows][:, cols])
 
 
-@pytest.mark.parametrize("original_size", [(123, 211), (20, 33), (50, 90)])
-def test_published_order_resizes_logits_first(original_size):
-    logits = np.random.default_rng(1).normal(size=(7, 16, 24)).astype(np.float32)
-    found = published_class_map(logits, np.array([50, 90]), np.array(original_size))
-    canvas = F.interpolate(torch.from_numpy(logits)[None], (64, 96), mode="bilinear")
-    resized = F.interpolate(canvas[:, :, :50, :90], original_size, mode="bilinear")
-    assert found.dtype == np.int32
-    assert pixel_agreement(found, resized.argmax(1)[0].numpy()) > 0.999
-
-
-def test_the_two_orders_are_close_but_not_equal():
-    logits = np.random.default_rng(2).normal(size=(5, 16, 16)).astype(np.float32)
-    sizes = np.array([60, 64]), np.array([200, 300])
-    canvas = F.interpolate(torch.from_numpy(logits)[None], (64, 64), mode="bilinear")
-    served = postprocess(canvas.argmax(1)[0].numpy().astype(np.uint8), *sizes)
-    assert 0.9 < pixel_agreement(served, published_class_map(logits, *sizes)) < 1
-
-
-def test_agreement_of_different_sizes_is_refused():
-    with pytest.raises(ValueError, match=r"\(2, 3\) and \(3, 2\)"):
-        pixel_agreement(np.zeros((2, 3)), np.zeros((3, 2)))
-
-
 @pytest.mark.parametrize(
     ("num_classes", "dtype", "bits"), [(150, np.uint8, 8), (256, np.int32, 8), (300, np.int32, 16)]
 )
@@ -146,36 +118,16 @@ def test_other_pictures_are_no_class_maps():
         decode_class_map(b"nothing")
 
 
-def test_class_shares_are_sorted():
-    assert class_shares(np.array([[2, 2], [0, 2]], np.uint8)) == [(2, 0.75), (0, 0.25)]
-
-
-def test_drawing_blends_colours_and_adds_a_legend():
-    palette = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255]], np.uint8)
-    class_map = np.zeros((40, 300), np.uint8)
-    class_map[:, 100:] = 2
-    drawn = draw(Image.new("RGB", (300, 40), "black"), class_map, palette, ["a", "b", "c"])
-    assert drawn.width == 300
-    assert drawn.height > 40
-    assert drawn.getpixel((0, 0)) in [(127, 0, 0), (128, 0, 0)]
-    assert drawn.getpixel((299, 39)) in [(0, 0, 127), (0, 0, 128)]
-    legend = {c for _, c in drawn.crop((0, 40, 300, drawn.height)).getcolors(2**16)}
-    assert {(255, 0, 0), (0, 0, 255)} <= legend
-    assert (0, 255, 0) not in legend
-
-
-@pytest.mark.parametrize("size", [(1, 1), (1, 700), (900, 2)])
-def test_drawing_of_any_size(size):
-    palette = np.full((150, 3), 9, np.uint8)
-    class_map = np.arange(size[0] * size[1]).reshape(size[::-1]).astype(np.uint8) % 150
-    drawn = draw(noise(*size), class_map, palette, ["class"] * 150)
-    assert drawn.width >= size[0]
-    assert drawn.height > size[1]
-
-
-def test_drawing_needs_a_colour_and_a_name_for_each_class():
-    image, palette = Image.new("RGB", (2, 1)), np.zeros((3, 3), np.uint8)
-    with pytest.raises(ValueError, match="class id 2 has no colour or name; 2 are given"):
-        draw(image, np.array([[0, 2]], np.uint8), palette, ["a", "b"])
-    with pytest.raises(ValueError, match=r"\(2, 1\).*\(1, 2\)"):
-        draw(image, np.zeros((2, 1), np.uint8), palette, ["a", "b", "c"])
+def test_only_the_wanted_answers_are_made():
+    outputs = {
+        "class_map": np.zeros((2, 32, 32), np.uint8),
+        "image_sizes": np.full((2, 2), 32),
+        "original_sizes": np.full((2, 2), 10),
+    }
+    found = postprocess_batch(outputs, ["wall", "ä"])
+    assert found["labels"].tolist() == [[b"wall", "ä".encode()]] * 2
+    assert decode_class_map(found["class_map"][1, 0]).shape == (10, 10)
+    assert postprocess_batch(outputs, ["wall"], wanted={"class_map"}).keys() == {"class_map"}
+    assert postprocess_batch({"class_map": np.zeros(1)}, ["a"], wanted={"labels"}).keys() == {
+        "labels"
+    }

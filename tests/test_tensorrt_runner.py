@@ -4,6 +4,7 @@ Refusals are real: no GPU here, the real cuda-bindings and TensorRT-RTX say so. 
 runs over stand-ins (fake_gpu.py); tests/gpu runs the same on a GPU.
 """
 
+import ctypes
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,38 +12,60 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from dfvt_deploy.engines.record import MAGIC, Flavor
+from dfvt_deploy.engines import machine
 from dfvt_deploy.errors import ArtifactError, BadInput, StageFailed
-from dfvt_deploy.runners.gpu import cuda, plan
-from dfvt_deploy.runners.gpu.plan import Bounds, LoadedPlan, Refused, fitting_profile
+from dfvt_deploy.gpu import cuda, devices, plan
+from dfvt_deploy.gpu.devices import Gpu
+from dfvt_deploy.gpu.errors import GpuError, InvalidInput, NotInstalled, Unavailable
+from dfvt_deploy.gpu.libraries import LIBRARIES, Library, library_of, load_library
+from dfvt_deploy.gpu.plan import Bounds, LoadedPlan, error_log, fitting_profile, output_allocator
 from dfvt_deploy.runners.tensorrt import TensorRTRunner
+from dfvt_deploy.types import Flavor
 
-from .fake_gpu import Context, Cuda, Engine, TensorRT
+from .fake_gpu import Context, Cuda, Driver, Engine, TensorRT
 from .plans import RUNTIME, stand_in_plan
 
 ONE_TO_EIGHT = [(1, 3), (2, 3), (8, 3)]
 NINE_TO_SIXTEEN = [(9, 3), (9, 3), (16, 3)]
 
 
-def test_without_a_gpu_the_real_bindings_say_so():
-    with pytest.raises(cuda.Unavailable, match=r"no NVIDIA GPU can be used: .*--gpus=all"):
-        cuda.gpus()
+def test_without_a_gpu_the_driver_says_so():
+    with pytest.raises(Unavailable, match=r"no NVIDIA GPU can be used: .*--gpus=all"):
+        devices.gpus()
+    assert devices.find_gpu() is None
+
+
+def test_the_gpus_of_the_driver_are_found(monkeypatch):
+    monkeypatch.setattr(ctypes, "CDLL", Driver)
+    assert devices.gpus() == (Gpu("Stand-in", "9.0"),)
+    with pytest.raises(Unavailable, match="there is no GPU 1; CUDA finds 1"):
+        devices.gpu(1)
+    monkeypatch.setattr(Driver, "cuInit", lambda *_: 803)
+    with pytest.raises(Unavailable, match="the driver reports CUDA error 803"):
+        devices.gpus()
 
 
 def test_missing_bindings_end_with_the_install_line(monkeypatch):
     monkeypatch.setitem(sys.modules, "cuda.bindings", None)
-    with pytest.raises(cuda.Unavailable, match=r"pip install 'dfvt-deploy\[tensorrt\]'"):
-        cuda.gpus()
+    with pytest.raises(NotInstalled, match=r"pip install 'dfvt-deploy\[tensorrt\]'"):
+        cuda.Stream(0)
 
 
 def test_the_first_bytes_say_what_runs_a_plan():
-    words = {flavor: MAGIC[flavor].to_bytes(4, "little") for flavor in Flavor}
-    assert set(plan.RUNTIMES) == set(words.values())
-    assert plan.tensorrt_module(words[Flavor.RTX]).__version__.startswith("1.")
-    with pytest.raises(plan.GpuError, match="no TensorRT plan: it starts with 50 4b"):
-        plan.tensorrt_module(b"PK\3\4")
-    with pytest.raises(cuda.Unavailable, match=r"TensorRT cannot be imported.*\[tensorrt\]"):
-        plan.tensorrt_module(words[Flavor.TENSORRT])
+    assert set(LIBRARIES) == {str(flavor) for flavor in Flavor}
+    assert load_library(library_of(b"vtrt" + bytes(8))).__version__.startswith("1.")
+    with pytest.raises(GpuError, match="no TensorRT plan: it starts with 50 4b"):
+        library_of(b"PK\3\4")
+    with pytest.raises(NotInstalled, match=r"TensorRT is not installed.*\[tensorrt\]"):
+        load_library(library_of(b"ftrt"))
+
+
+def test_a_library_that_cannot_be_loaded_says_why(monkeypatch, tmp_path):
+    broken = "raise OSError('libnvinfer.so.10: cannot open shared object file')"
+    (tmp_path / "broken_bindings.py").write_text(broken)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(Unavailable, match=r"libnvinfer\.so\.10.*--force-reinstall"):
+        load_library(Library("TensorRT", b"ftrt", ("broken_bindings",), "tensorrt"))
 
 
 def test_the_stand_ins_have_the_names_of_the_real_modules():
@@ -59,10 +82,8 @@ def test_the_stand_ins_have_the_names_of_the_real_modules():
     for stand_in, real in pairs:
         names = {name for name in vars(stand_in) if not name.startswith("_")}
         assert [name for name in names if not hasattr(real, name)] == []
-    for name in ("create_runtime_config", "num_io_tensors", "num_optimization_profiles"):
+    for name in ("num_io_tensors", "num_optimization_profiles"):
         assert hasattr(trt.ICudaEngine, name)
-    assert hasattr(trt.IRuntimeConfig, "cuda_graph_strategy")
-    assert trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
     assert trt.TensorIOMode.INPUT != trt.TensorIOMode.OUTPUT
     assert trt.TensorLocation.DEVICE != trt.TensorLocation.HOST
 
@@ -70,10 +91,10 @@ def test_the_stand_ins_have_the_names_of_the_real_modules():
 def test_the_real_runtime_takes_our_logger_and_its_reasons_arrive():
     import tensorrt_rtx_bindings as trt
 
-    log = plan._log(trt)
+    log = error_log(trt)
     assert trt.Runtime(log).deserialize_cuda_engine(b"vtrt" + bytes(100)) is None
     assert any("erialization" in text for text in log.errors)
-    assert isinstance(plan._allocator(trt, cuda.DeviceBuffer()), trt.IOutputAllocator)
+    assert isinstance(output_allocator(trt, cuda.DeviceBuffer()), trt.IOutputAllocator)
 
 
 def test_a_shape_outside_the_profile_is_named_with_the_range():
@@ -81,11 +102,13 @@ def test_a_shape_outside_the_profile_is_named_with_the_range():
     large = {"images": Bounds((9, 224, 224, 3), (64, 224, 224, 3))}
     assert fitting_profile([small, large], {"images": (8, 224, 224, 3)}) == 0
     assert fitting_profile([small, large], {"images": (9, 224, 224, 3)}) == 1
-    with pytest.raises(Refused, match=r"images 9x224x224x3: dimension 0 is 9, the plan takes 1..8"):
+    with pytest.raises(
+        InvalidInput, match=r"images 9x224x224x3: dimension 0 is 9, the plan takes 1..8"
+    ):
         fitting_profile([small], {"images": (9, 224, 224, 3)})
-    with pytest.raises(Refused, match="images 224x224x3 has 3 dimensions, not 4"):
+    with pytest.raises(InvalidInput, match="images 224x224x3 has 3 dimensions, not 4"):
         fitting_profile([small], {"images": (224, 224, 3)})
-    with pytest.raises(Refused, match=r"1\.\.8 there .*9\.\.64 there"):
+    with pytest.raises(InvalidInput, match=r"1\.\.8 there .*9\.\.64 there"):
         fitting_profile([small, large], {"images": (65, 224, 224, 3)})
 
 
@@ -94,21 +117,23 @@ def loaded(monkeypatch, tmp_path):
     """Loads a stand-in plan; at the end, everything must have been freed."""
     opened: list[tuple[LoadedPlan, Cuda]] = []
 
-    def load(profiles=(ONE_TO_EIGHT,), content=b"", cuda_graph=False, memory=2**24, **options):
+    def load(profiles=(ONE_TO_EIGHT,), content=b"", memory=2**24, **options):
         fake = Cuda(memory)
         trt = TensorRT(fake, list(profiles), **options)
-        monkeypatch.setattr(cuda, "_bindings", lambda: fake)
-        monkeypatch.setattr(plan, "tensorrt_module", lambda _magic: trt)
+        monkeypatch.setattr(ctypes, "CDLL", Driver)
+        monkeypatch.setattr(cuda, "_runtime", lambda: fake)
+        for module in (plan, machine):
+            monkeypatch.setattr(module, "load_library", lambda _library: trt)
         path = tmp_path / "model.fp16.sm90.plan"
         path.write_bytes(b"ftrt" + content)
-        opened.append((LoadedPlan(path, cuda_graph=cuda_graph), fake))
+        opened.append((LoadedPlan(path), fake))
         return SimpleNamespace(plan=opened[-1][0], cuda=fake, trt=trt)
 
     yield load
     for one, fake in opened:
         with one:
             pass
-        assert (fake.allocated, fake.streams, fake.graphs) == ({}, set(), set())
+        assert (fake.allocated, fake.streams) == ({}, set())
 
 
 def _x(*shape):
@@ -133,47 +158,28 @@ def test_the_profile_that_fits_is_chosen(loaded):
     found = loaded([ONE_TO_EIGHT, NINE_TO_SIXTEEN])
     for size in (16, 1, 9):
         assert np.array_equal(found.plan.infer({"x": _x(size, 3)})["y"], 2 * _x(size, 3))
-    with pytest.raises(Refused, match="dimension 0 is 17"):
+    with pytest.raises(InvalidInput, match="dimension 0 is 17"):
         found.plan.infer({"x": _x(17, 3)})
     assert np.array_equal(found.plan.infer({"x": _x(9, 3)})["y"], 2 * _x(9, 3))
 
 
 def test_an_output_of_unknown_size_comes_out_whole(loaded):
-    found = loaded(nonzero=True, cuda_graph=True)
+    found = loaded(nonzero=True)
     for size in (8, 2):
         x = _x(size, 3)
         made = found.plan.infer({"x": x})
         assert np.array_equal(made["positive"], x[x > 0])
         assert np.array_equal(made["y"], 2 * x)
-    assert found.plan.graph_refused == "the plan has outputs of unknown size"
-
-
-def test_repeated_shapes_run_as_a_graph(loaded):
-    found = loaded(cuda_graph=True)
-    for size in (2, 2, 2, 8, 8, 2):
-        x = _x(size, 3) + found.cuda.launches
-        assert np.array_equal(found.plan.infer({"x": x})["y"], 2 * x)
-    assert found.cuda.launches == 3
-    assert len(found.cuda.graphs) == 1
-    assert found.plan.graph_refused == ""
-
-
-def test_a_plan_that_cannot_be_a_graph_runs_without(loaded):
-    found = loaded(cuda_graph=True, graphs=False)
-    for _ in range(3):
-        assert np.array_equal(found.plan.infer({"x": _x(2, 3)})["y"], 2 * _x(2, 3))
-    assert "a loop cannot be captured" in found.plan.graph_refused
-    assert found.cuda.launches == 0
 
 
 def test_what_tensorrt_says_is_in_the_message(loaded):
-    with pytest.raises(plan.GpuError, match="cannot be loaded: serialization assertion"):
+    with pytest.raises(GpuError, match="cannot be loaded: serialization assertion"):
         loaded(content=b"broken")
 
 
 def test_memory_that_runs_out_is_said_so_and_leaves_the_plan_usable(loaded):
     found = loaded(memory=60)
-    with pytest.raises(plan.GpuError, match="cudaErrorMemoryAllocation"):
+    with pytest.raises(GpuError, match="cudaErrorMemoryAllocation"):
         found.plan.infer({"x": _x(8, 3)})
     assert np.array_equal(found.plan.infer({"x": _x(2, 3)})["y"], 2 * _x(2, 3))
 
@@ -186,7 +192,7 @@ def test_memory_that_runs_out_is_said_so_and_leaves_the_plan_usable(loaded):
     ],
 )
 def test_inputs_that_do_not_fit_are_refused(loaded, feed, message):
-    with pytest.raises(Refused, match=message):
+    with pytest.raises(InvalidInput, match=message):
         loaded().plan.infer(feed)
 
 

@@ -9,18 +9,20 @@ import pytest
 from onnx import helper, numpy_helper
 from typer.testing import CliRunner
 
-from dfvt_deploy.artifact import Artifact, Check, file_record, open_artifact, update_manifest
+from dfvt_deploy.artifact import Artifact, file_record, open_artifact, update_manifest
 from dfvt_deploy.cli import app
-from dfvt_deploy.conversion.convert import convert
 from dfvt_deploy.errors import BadInput, CheckpointError, DfvtError, GateFailed
-from dfvt_deploy.evaluate import passing
-from dfvt_deploy.evaluate.validation import validate, with_verdicts
-from dfvt_deploy.evaluate.verdict import GateFigures
-from dfvt_deploy.serving.repository import PopulateOptions, populate
-from dfvt_deploy.tasks.images import ImageLimits
-from dfvt_deploy.types import Precision
+from dfvt_deploy.evaluate import run
+from dfvt_deploy.evaluate.record import with_verdicts
+from dfvt_deploy.evaluate.results import Basis, GateFigures
+from dfvt_deploy.evaluate.validation import validate
+from dfvt_deploy.manifest import Check
+from dfvt_deploy.precision.convert import convert
+from dfvt_deploy.serving.repository import populate
+from dfvt_deploy.types import Flavor, Precision
 
-from .fixtures import encoded, photograph
+from .fixtures import encoded, photograph, record_again
+from .test_openvino import needs_bfloat16
 
 SERVED = ["triton preprocess", "triton network", "triton postprocess", "triton ensemble"]
 
@@ -59,7 +61,9 @@ def _replace(directory: Path, file: str, model: onnx.ModelProto) -> None:
 
     def change(manifest):
         before = manifest.files[file]
-        record = file_record(directory / file, before.precision, before.source_sha256)
+        record = file_record(
+            directory / file, before.precision, before.command, source_sha256=before.source_sha256
+        )
         files = {**manifest.files, file: record}
         if file == "model.onnx":
             files = {
@@ -74,7 +78,7 @@ def _replace(directory: Path, file: str, model: onnx.ModelProto) -> None:
 
 
 def _outcomes(found) -> dict[str, str]:
-    return {hop.name: hop.outcome for hop in found.hops}
+    return {stage.name: stage.outcome for stage in found.stages}
 
 
 def test_the_whole_way_from_pytorch_to_a_served_answer(mine, labelled, tmp_path):
@@ -85,7 +89,7 @@ def test_the_whole_way_from_pytorch_to_a_served_answer(mine, labelled, tmp_path)
     local = validate(mine, **labelled)
     assert local.outcome == "passed", local.reason
     assert list(_outcomes(local)) == ["pytorch", "onnx", "simplified", "fp16", "int8"]
-    assert {hop.name for hop in local.not_run} == {"engine", "triton"}
+    assert {stage.name for stage in local.not_run} == {"openvino bf16", "engine", "triton"}
     manifest = open_artifact(mine).manifest
     for file in ("model.onnx", "model.fp16.onnx", "model.int8.onnx"):
         verdict = manifest.verdicts[file]
@@ -102,18 +106,18 @@ def test_the_whole_way_from_pytorch_to_a_served_answer(mine, labelled, tmp_path)
 
     found = validate(mine, serve=True, repository=tmp_path / "r", **labelled)
     assert found.outcome == "passed", found.reason
-    assert found.guilty is None
+    assert found.culprit is None
     assert list(_outcomes(found)) == ["pytorch", "onnx", "simplified", "fp16", "int8", *SERVED]
-    assert [hop.source for hop in found.hops][-6:] == [
+    assert [stage.source for stage in found.stages][-6:] == [
         "simplified",
         "simplified",
         "fp16",
         *SERVED[:-1],
     ]
-    assert found.hop("pytorch").scores["top1"] >= 90
-    assert found.hop("triton ensemble").total.figures["top1"] >= 0.97
-    assert found.hop("triton preprocess").step.tensors["images"].max_abs == 0
-    assert 0 < found.hop("fp16").step.tensors["logits"].max_rel < 0.01
+    assert found.stage("pytorch").scores["top1"] >= 90
+    assert found.stage("triton ensemble").total.figures["top1"] >= 0.97
+    assert found.stage("triton preprocess").step.tensors["images"].max_abs == 0
+    assert 0 < found.stage("fp16").step.tensors["logits"].max_rel < 0.01
 
 
 def test_swapped_channels_in_the_servers_preprocessing(mine, labelled, tmp_path):
@@ -126,14 +130,15 @@ def test_swapped_channels_in_the_servers_preprocessing(mine, labelled, tmp_path)
     )
     assert planted != text
     step.write_text(planted)
-    found = validate(mine, serve=True, repository=tmp_path / "r", precisions=[], **labelled)
-    assert (found.outcome, found.guilty) == ("failed", "triton preprocess")
+    record_again(tmp_path / "r", "digits")
+    found = validate(mine, serve=True, repository=tmp_path / "r", precisions=["fp32"], **labelled)
+    assert (found.outcome, found.culprit) == ("failed", "triton preprocess")
     assert _outcomes(found)["simplified"] == "passed"
-    assert found.hop("triton preprocess").step_drop > 20
-    assert found.hop("triton network").step.tensors["logits"].max_rel < 1e-4
-    assert found.hop("triton postprocess").step.figures["top1"] == 1
+    assert found.stage("triton preprocess").step_drop > 20
+    assert found.stage("triton network").step.tensors["logits"].max_rel < 1e-4
+    assert found.stage("triton postprocess").step.figures["top1"] == 1
     page = (mine / found.reports["html"]).read_text()
-    assert "failed (guilty)" in page
+    assert "failed (culprit)" in page
     assert page.count("data:image/jpeg") == 2 * len(found.changed) == 12
 
 
@@ -142,10 +147,11 @@ def test_a_label_file_shifted_by_one_in_the_servers_last_step(mine, labelled, tm
     labels = tmp_path / "r" / "digits_postprocess" / "1" / "labels.txt"
     names = labels.read_text().splitlines()
     labels.write_text("\n".join([*names[1:], names[0]]) + "\n")
-    found = validate(mine, serve=True, repository=tmp_path / "r", precisions=[], **labelled)
-    assert (found.outcome, found.guilty) == ("failed", "triton postprocess")
+    record_again(tmp_path / "r", "digits")
+    found = validate(mine, serve=True, repository=tmp_path / "r", precisions=["fp32"], **labelled)
+    assert (found.outcome, found.culprit) == ("failed", "triton postprocess")
     assert _outcomes(found)["triton network"] == "passed"
-    assert found.hop("triton postprocess").drop > 80
+    assert found.stage("triton postprocess").drop > 80
 
 
 def test_a_wrong_epsilon_in_the_onnx_file(mine, labelled):
@@ -155,7 +161,7 @@ def test_a_wrong_epsilon_in_the_onnx_file(mine, labelled):
     epsilon.f = 1e-3
     _replace(mine, "model.onnx", model)
     found = validate(mine, precisions=["fp16"], **labelled)
-    assert (found.outcome, found.guilty) == ("failed", "simplified")
+    assert (found.outcome, found.culprit) == ("failed", "simplified")
     assert _outcomes(found)["onnx"] == "passed"
     assert open_artifact(mine).manifest.verdicts["model.onnx"].verdict == "failed"
     with pytest.raises(GateFailed, match="did not pass: failed, on 30 images"):
@@ -198,7 +204,7 @@ def test_a_clipped_fp16_node(mine, labelled, digits, labels):
             "threads": 1,
         }
     found = validate(mine, layers="fp16", **labelled)
-    assert (found.outcome, found.guilty) == ("failed", "fp16")
+    assert (found.outcome, found.culprit) == ("failed", "fp16")
     assert _outcomes(found)["simplified"] == "passed"
     assert found.layers.first.tensor == clipped
     assert found.layers.first.operator == "Clip"
@@ -206,36 +212,33 @@ def test_a_clipped_fp16_node(mine, labelled, digits, labels):
 
 def _comparable(found) -> dict:
     document = found.model_dump(exclude={"created", "seconds", "reports", "command", "commands"})
-    for hop in document["hops"]:
-        del hop["milliseconds"]
+    for stage in document["stages"]:
+        del stage["milliseconds"]
     return document
 
 
 def test_an_interrupted_run_goes_on_and_gives_the_same_figures(mine, labelled, monkeypatch):
-    options = {**labelled, "limit": 8, "precisions": []}
-    append = passing.ResultStore.append
+    options = {**labelled, "limit": 8, "precisions": ["fp32"]}
+    append = run.ResultStore.append
     stored = []
 
-    def interrupted_after_three(self, image, digest, result):
+    def interrupted_after_three(self, key, record):
         if len(stored) == 3:
             raise KeyboardInterrupt
-        append(self, image, digest, result)
-        stored.append(image)
+        append(self, key, record)
+        stored.append(key)
 
-    monkeypatch.setattr(passing.ResultStore, "append", interrupted_after_three)
+    monkeypatch.setattr(run.ResultStore, "append", interrupted_after_three)
     with pytest.raises(KeyboardInterrupt):
         validate(mine, **options)
-    (path,) = (mine / "validation").glob("*.jsonl")
-    with path.open("ab") as file:
-        file.write(path.read_bytes()[:100])  # as a killed process leaves it
 
     later = []
 
-    def counted(self, image, digest, result):
-        append(self, image, digest, result)
-        later.append(image)
+    def counted(self, key, record):
+        append(self, key, record)
+        later.append(key)
 
-    monkeypatch.setattr(passing.ResultStore, "append", counted)
+    monkeypatch.setattr(run.ResultStore, "append", counted)
     resumed = validate(mine, **options)
     assert len(stored) == 3
     assert len(later) == 5
@@ -255,15 +258,15 @@ def test_an_image_that_changes_during_the_run_is_counted_as_it_was_read(
     images.mkdir()
     for i in range(3):
         (images / f"{i}.jpg").write_bytes(encoded(photograph(120, 90, i)))
-    prepare = passing.prepare
+    prepare = run.prepare
 
-    def meanwhile(sample, steps):
+    def meanwhile(sample, pipeline):
         if sample.id == "1.jpg":
             sample.path.unlink()
-        return prepare(sample, steps)
+        return prepare(sample, pipeline)
 
-    monkeypatch.setattr(passing, "prepare", meanwhile)
-    options = {"checkpoint": digits.checkpoint, "precisions": [], "threads": 1}
+    monkeypatch.setattr(run, "prepare", meanwhile)
+    options = {"checkpoint": digits.checkpoint, "precisions": ["fp32"], "threads": 1}
     found = validate(mine, images=images, **options)
     assert (found.outcome, found.images, found.refused) == ("failed", 2, 1)
     assert "No such file" in found.unjudged[0].reason
@@ -272,40 +275,42 @@ def test_an_image_that_changes_during_the_run_is_counted_as_it_was_read(
 def test_agreement_does_not_undo_the_verdict_of_a_gate(mine, labelled, digits, tmp_path):
     shutil.rmtree(mine / "validation", ignore_errors=True)
     failed = GateFigures(verdict="failed", drop=3, upper_bound=4, limit=1, images=30)
-    found = validate(mine, **{**labelled, "precisions": [], "limit": 2})
-    hops = tuple(
-        hop.model_copy(update={"outcome": "failed", "gate": failed}) if hop.file else hop
-        for hop in found.hops
+    found = validate(mine, **{**labelled, "precisions": ["fp32"], "limit": 2})
+    stages = tuple(
+        stage.model_copy(update={"outcome": "failed", "gate": failed}) if stage.file else stage
+        for stage in found.stages
     )
-    update_manifest(mine, lambda m: with_verdicts(m, found.model_copy(update={"hops": hops})))
+    update_manifest(mine, lambda m: with_verdicts(m, found.model_copy(update={"stages": stages})))
     agreed = validate(
         mine,
         checkpoint=digits.checkpoint,
         images=digits.heldout / "1",
         limit=1,
-        precisions=[],
+        precisions=["fp32"],
         threads=1,
     )
     assert agreed.outcome == "passed", agreed.reason
     assert any("does not undo the verdict of a gate" in note for note in agreed.notes)
     with pytest.raises(GateFailed, match=r"did not pass: failed, on .*--max-drop 5"):
         populate(mine, repository=tmp_path / "r", require_validated=True)
-    validate(mine, **{**labelled, "precisions": [], "limit": 2})
+    validate(mine, **{**labelled, "precisions": ["fp32"], "limit": 2})
     assert open_artifact(mine).manifest.verdicts["model.onnx"].verdict == "passed"
 
 
-def test_a_file_is_not_passed_with_what_an_earlier_hop_broke(mine, labelled):
+def test_a_file_is_not_passed_with_what_an_earlier_stage_broke(mine, labelled):
     found = validate(mine, **{**labelled, "precisions": ["fp16"], "limit": 2})
     assert found.outcome == "passed", found.reason
-    broken = Check(name="logits, max relative at most", figure=1, limit=0.1, passed=False)
-    hops = tuple(
-        hop.model_copy(update={"outcome": "failed", "step_checks": (broken,)})
-        if hop.name == "onnx"
-        else hop
-        for hop in found.hops
+    broken = Check(name="logits, max relative", figure=1, limit=0.1, passed=False)
+    stages = tuple(
+        stage.model_copy(
+            update={"outcome": "failed", "basis": Basis.STEP, "step_checks": (broken,)}
+        )
+        if stage.name == "onnx"
+        else stage
+        for stage in found.stages
     )
     judged = with_verdicts(
-        open_artifact(mine).manifest, found.model_copy(update={"hops": hops})
+        open_artifact(mine).manifest, found.model_copy(update={"stages": stages})
     ).verdicts
     assert {file: verdict.verdict for file, verdict in judged.items()} == {
         "model.onnx": "failed",
@@ -320,8 +325,10 @@ def test_an_image_that_cannot_be_decoded_is_counted_and_the_gate_fails(mine, dig
         (images / f"{i}.jpg").write_bytes(encoded(photograph(120, 90, i)))
     cut = (images / "1.jpg").read_bytes()
     (images / "1.jpg").write_bytes(cut[: len(cut) // 2])
-    found = validate(mine, checkpoint=digits.checkpoint, images=images, precisions=[], threads=1)
-    assert (found.outcome, found.guilty) == ("failed", "decoding")
+    found = validate(
+        mine, checkpoint=digits.checkpoint, images=images, precisions=["fp32"], threads=1
+    )
+    assert (found.outcome, found.culprit) == ("failed", "decoding")
     assert (found.images, found.refused) == (2, 1)
     assert found.unjudged[0].image == "1.jpg"
     assert "1 of 3 images could not be judged" in found.reason
@@ -333,18 +340,17 @@ def test_an_image_that_the_server_refuses_is_counted_and_the_gate_fails(mine, di
     images.mkdir()
     for name, side in (("large", 300), ("small", 60)):
         (images / f"{name}.png").write_bytes(encoded(photograph(side, side), "PNG"))
-    options = PopulateOptions(limits=ImageLimits(max_pixels=70_000))
-    populate(mine, repository=tmp_path / "r", options=options)
+    populate(mine, repository=tmp_path / "r", max_pixels=70_000)
     found = validate(
         mine,
         checkpoint=digits.checkpoint,
         images=images,
-        precisions=[],
+        precisions=["fp32"],
         serve=True,
         repository=tmp_path / "r",
         threads=1,
     )
-    assert (found.outcome, found.guilty) == ("failed", "triton preprocess")
+    assert (found.outcome, found.culprit) == ("failed", "triton preprocess")
     assert (found.images, found.refused) == (1, 1)
     assert "the limit is 70,000" in found.unjudged[0].reason
 
@@ -355,28 +361,32 @@ def test_a_running_server_is_asked_over_http(artifact_t, checkpoint_t, server, t
         directory, checkpoint=checkpoint_t, url=server.http_url, protocol="http", limit=1, threads=1
     )
     assert found.outcome == "passed", found.reason
-    assert [hop.name for hop in found.hops][-4:] == SERVED
+    assert [stage.name for stage in found.stages][-4:] == SERVED
     assert found.metric is None
-    assert found.hop("triton network").title.endswith("over http")
+    assert found.stage("triton network").title.endswith("over http")
 
 
 def test_the_reference_is_the_checkpoint_of_the_export(mine, checkpoint_t, digits, tmp_path):
     with pytest.raises(CheckpointError, match="is not the checkpoint of digits: its SHA-256 is"):
         validate(mine, checkpoint=checkpoint_t)
+    gone = {"checkpoint": open_artifact(mine).manifest.checkpoint.model_copy(update={"file": "x"})}
+    update_manifest(mine, lambda manifest: manifest.model_copy(update=gone))
     with pytest.raises(CheckpointError, match=r"give --checkpoint the file, or .*--against onnx"):
         validate(mine)
     found = validate(mine, against="onnx", images=digits.heldout / "1", limit=2, threads=1)
     assert found.outcome == "passed", found.reason
-    assert found.hops[0].name == "simplified"
-    assert {"pytorch", "onnx"} <= {hop.name for hop in found.not_run}
+    assert found.stages[0].name == "simplified"
+    assert {"pytorch", "onnx"} <= {stage.name for stage in found.not_run}
     assert open_artifact(mine).manifest.verdicts == {}
 
 
 def test_what_is_not_there_is_named(mine, tmp_path):
     with pytest.raises(BadInput, match=r"no model\.x\.plan; .*dfvt-deploy build-trt"):
         validate(mine, against="onnx", engines=["model.x.plan"])
-    with pytest.raises(BadInput, match="--layers simplified is none of fp16, int8"):
-        validate(mine, against="onnx", layers="simplified")
+    with pytest.raises(BadInput, match=r"--layers int8 needs model\.int8\.onnx, which is left out"):
+        validate(mine, against="onnx", precisions=["fp16"], layers="int8")
+    with pytest.raises(BadInput, match=r"checkpoint nowhere\.pth does not exist"):
+        validate(mine, checkpoint="nowhere.pth", images=tmp_path / "nowhere")
     with pytest.raises(BadInput, match="does not hold digits; add it with"):
         validate(mine, against="onnx", serve=True, repository=tmp_path)
 
@@ -385,14 +395,61 @@ def test_an_engine_that_does_not_run_here_is_left_out_with_the_reason(mine, digi
     plan = mine / "model.fp16.sm90.plan"
     plan.write_bytes(b"no plan")
     source = open_artifact(mine).manifest.files["model.fp16.onnx"].sha256
-    record = file_record(plan, Precision.FP16, source)
+    record = file_record(
+        plan, Precision.FP16, "dfvt-deploy build-trt", source_sha256=source, flavor=Flavor.TENSORRT
+    )
     update_manifest(mine, lambda m: m.model_copy(update={"files": {**m.files, plan.name: record}}))
     options = {"against": "onnx", "images": digits.heldout / "1", "limit": 1, "threads": 1}
     found = validate(mine, **options)
-    (left_out,) = (hop for hop in found.not_run if hop.name == plan.name)
+    (left_out,) = (stage for stage in found.not_run if stage.name == plan.name)
     assert "plan" in left_out.reason
     with pytest.raises(DfvtError, match="plan"):
         validate(mine, engines=[plan.name], **options)
+
+
+def test_the_int8_file_of_each_target_has_a_stage_and_a_verdict(mine, digits):
+    path = mine / "model.int8.tensorrt.onnx"
+    shutil.copy(mine / "model.int8.onnx", path)
+    (mine / "model.int8.onnx").unlink()
+    before = open_artifact(mine, Precision.FP32).manifest.files["model.int8.onnx"]
+    record = file_record(path, Precision.INT8, before.command, source_sha256=before.source_sha256)
+
+    def change(manifest):
+        files = {k: v for k, v in manifest.files.items() if k != "model.int8.onnx"}
+        return manifest.model_copy(update={"files": {**files, path.name: record}})
+
+    update_manifest(mine, change)
+    options = {"checkpoint": digits.checkpoint, "images": digits.heldout / "1", "limit": 1}
+    found = validate(mine, precisions=["int8"], threads=1, **options)
+    assert found.stage("int8 tensorrt").file == path.name
+    assert path.name in open_artifact(mine).manifest.verdicts
+    with pytest.raises(BadInput, match=r"--layers int8 needs model\.int8\.onnx"):
+        validate(mine, layers="int8", **options)
+
+
+@needs_bfloat16
+def test_bfloat16_has_a_verdict_of_its_own_and_is_judged_so_when_served(mine, labelled, tmp_path):
+    served = {"repository": tmp_path / "r", "backend": "openvino", "precision": "bf16"}
+    validate(mine, precisions=["fp32"], **labelled)
+    with pytest.raises(GateFailed, match=r"in bf16 was never validated; run: .* --precision bf16"):
+        populate(mine, **served, require_validated=True)
+    populate(mine, **served, threads=1)
+
+    found = validate(mine, precisions=["fp32"], serve=True, repository=tmp_path / "r", **labelled)
+    assert found.outcome == "passed", found.reason
+    bfloat16, network = found.stage("openvino bf16"), found.stage("triton network")
+    assert (network.precision, network.source) == ("bf16", "triton preprocess")
+    assert found.stage("triton preprocess").source == "openvino bf16"
+    assert "serving model.onnx in bf16" in network.title
+    assert bfloat16.gate is not None
+    assert 1e-3 < bfloat16.step.tensors["logits"].max_rel < 0.03
+    assert network.step.tensors["logits"].max_rel < bfloat16.step.tensors["logits"].max_rel / 10
+
+    verdicts = open_artifact(mine).manifest.verdicts
+    assert verdicts["model.onnx.bf16"].verdict == verdicts["model.onnx"].verdict == "passed"
+    version = populate(mine, **served, require_validated=True).version
+    report = verdicts["model.onnx.bf16"].report
+    assert (tmp_path / "r" / "digits_network" / str(version) / report).is_file()
 
 
 def test_a_repository_of_another_export_is_refused(mine, tmp_path):
@@ -412,7 +469,7 @@ def test_the_command_ends_with_4_and_prints_json(mine, digits, tmp_path):
     arguments += ["--checkpoint", str(digits.checkpoint), "--images", str(digits.heldout / "7")]
     result = CliRunner().invoke(app, [*arguments, "--limit", "4", "--threads", "1"])
     assert result.exit_code == 4, result.output
-    assert "failed, guilty: fp16" in result.stdout
+    assert "failed, culprit: fp16" in result.stdout
     assert "error: digits: failed: fp16" in result.stderr
     arguments = ["populate", "digits", "--exports", str(mine.parent), "--require-validated"]
     arguments += ["--repository", str(tmp_path / "r"), "--precision", "fp16"]
@@ -430,5 +487,10 @@ def test_precisions_left_out_are_said(mine, digits):
         threads=1,
         precisions=[Precision.INT8],
     )
-    assert [hop.name for hop in found.hops] == ["pytorch", "onnx", "simplified", "int8"]
-    assert {hop.name for hop in found.not_run} == {"fp16", "engine", "triton"}
+    assert [stage.name for stage in found.stages] == ["pytorch", "onnx", "simplified", "int8"]
+    assert {stage.name for stage in found.not_run} == {
+        "fp16",
+        "openvino bf16",
+        "engine",
+        "triton",
+    }

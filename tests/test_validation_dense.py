@@ -5,7 +5,7 @@ import shutil
 from dfvt_deploy.evaluate.validation import validate
 from dfvt_deploy.serving.repository import populate
 
-from .fixtures import encoded, photograph
+from .fixtures import encoded, photograph, record_again
 
 
 def test_swapped_channels_are_found_by_the_segmenter_too(shapes, shapes_artifact, tmp_path):
@@ -19,6 +19,7 @@ def test_swapped_channels_are_found_by_the_segmenter_too(shapes, shapes_artifact
     )
     assert planted != text
     step.write_text(planted)
+    record_again(tmp_path / "r", "shapes")
     found = validate(
         directory,
         checkpoint=shapes.checkpoint,
@@ -30,19 +31,20 @@ def test_swapped_channels_are_found_by_the_segmenter_too(shapes, shapes_artifact
         serve=True,
         repository=tmp_path / "r",
     )
-    assert (found.outcome, found.guilty) == ("failed", "triton preprocess")
+    assert (found.outcome, found.culprit) == ("failed", "triton preprocess")
     assert found.metric == "miou"
-    assert found.hop("pytorch").scores["miou"] >= 70
-    assert found.hop("simplified").outcome == "passed"
-    assert found.hop("triton preprocess").step_drop > 20
-    assert found.hop("triton network").step.figures["pixels"] > 0.999
-    assert found.hop("triton postprocess").step.figures["pixels"] > 0.999
+    assert found.stage("pytorch").scores["miou"] >= 70
+    assert found.stage("simplified").outcome == "passed"
+    assert found.stage("triton preprocess").step_drop > 20
+    assert found.stage("triton network").step.figures["pixels"] > 0.999
+    assert found.stage("triton postprocess").step.figures["pixels"] > 0.999
 
 
 def test_a_detectors_agreement_through_a_live_server(
     detection_artifact_t, detection_checkpoint_t, tmp_path
 ):
-    directory = shutil.copytree(detection_artifact_t.directory, tmp_path / "exports" / "detector")
+    source = detection_artifact_t.directory
+    directory = shutil.copytree(source, tmp_path / "exports" / source.name)
     folder = tmp_path / "photos"
     folder.mkdir()
     (folder / "one.jpg").write_bytes(encoded(photograph(150, 160)))
@@ -55,7 +57,7 @@ def test_a_detectors_agreement_through_a_live_server(
         repository=tmp_path / "r",
         threads=1,
     )
-    assert (found.outcome, found.guilty) == ("passed", None), found.reason
-    ensemble = found.hop("triton ensemble").total
-    assert ensemble.counts["reference"] > 0
+    assert (found.outcome, found.culprit) == ("passed", None), found.reason
+    ensemble = found.stage("triton ensemble").total
+    assert ensemble.shares["matched"][1] > 0
     assert ensemble.figures["matched"] == 1

@@ -1,0 +1,122 @@
+"""The exported files in OpenVINO: the answers of onnxruntime in float32, near ones in bfloat16."""
+
+import numpy as np
+import onnx
+import openvino
+import pytest
+
+from dfvt_deploy.compare import comparison_of
+from dfvt_deploy.compare.limits import checks
+from dfvt_deploy.compare.task_comparison import Comparison
+from dfvt_deploy.engines.options import BuildOptions
+from dfvt_deploy.errors import BadInput, StageFailed
+from dfvt_deploy.exporters.recipe import random_images
+from dfvt_deploy.models.fpn import STRIDES
+from dfvt_deploy.precision.options import ConvertOptions
+from dfvt_deploy.runners import InferenceFailed
+from dfvt_deploy.runners.onnx_runtime import OnnxRuntimeRunner
+from dfvt_deploy.runners.openvino import OpenVINORunner
+from dfvt_deploy.types import Precision
+
+TASKS = "classification", "detection", "segmentation"
+
+needs_bfloat16 = pytest.mark.skipif(
+    "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"),
+    reason="this CPU has no bfloat16 instructions",
+)
+
+
+@pytest.fixture(scope="module")
+def artifacts(artifact_t, detection_artifact_t, segmentation_artifact_t):
+    return dict(
+        zip(TASKS, (artifact_t, detection_artifact_t, segmentation_artifact_t), strict=True)
+    )
+
+
+def feeds(task, canvases):
+    if task == "classification":
+        return [{"images": random_images(batch, 224, 224) // 2} for batch, _, _ in canvases]
+    return [
+        {
+            "images": random_images(batch, height, width) // 2,
+            "image_sizes": np.array([[height - 5 * i, width - 3 * i] for i in range(batch)]),
+        }
+        for batch, height, width in canvases
+    ]
+
+
+def agreement(artifact, canvases, precision):
+    task = artifact.manifest.task
+    with OnnxRuntimeRunner(artifact.onnx_path()) as reference:
+        comparison = Comparison(task, feeds(task, canvases), reference)
+    with OpenVINORunner(artifact.onnx_path(), precision) as runner:
+        return comparison.agreement(runner)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_float32_gives_the_answers_of_onnxruntime_at_every_size(artifacts, task):
+    found = agreement(artifacts[task], [(1, 96, 64), (2, 64, 128)], Precision.FP32)
+    limits = comparison_of(found.task).release_limits(Precision.FP32)
+    assert all(check.passed for check in checks(found, limits)), found
+    assert found.shares[comparison_of(found.task).share][1] > 0
+
+
+@needs_bfloat16
+@pytest.mark.parametrize(
+    ("task", "least"), [("classification", 0.5), ("detection", 0.3), ("segmentation", 0.8)]
+)
+def test_bfloat16_is_another_computation_with_near_answers(artifacts, task, least):
+    found = agreement(artifacts[task], [(2, 96, 64)], Precision.BF16)
+    comparison = comparison_of(found.task)
+    assert found.figures[comparison.share] >= least, found
+    assert found.non_finite == 0
+    assert any(tensor.max_abs > 1e-4 for tensor in found.tensors.values())
+
+
+def test_no_roi_align_meets_a_box_that_runtimes_read_differently(detection_artifact_t, tmp_path):
+    """Boxes without area or outside the map give zeros in one runtime and NaN in another."""
+    model = onnx.load(detection_artifact_t.onnx_path())
+    nodes = [node for node in model.graph.node if node.op_type == "RoiAlign"]
+    assert len(nodes) == 8
+    for name in {node.input[1] for node in nodes}:
+        model.graph.output.append(onnx.helper.make_tensor_value_info(name, 1, [None, 4]))
+    onnx.save(model, tmp_path / "model.onnx")
+    (feed,) = feeds("detection", [(1, 32, 64)])  # fewer anchors than proposals: empty slots
+    with OnnxRuntimeRunner(tmp_path / "model.onnx") as runner:
+        outputs = runner.infer(feed)
+    for node, stride in zip(nodes, 2 * STRIDES[:4], strict=True):
+        (scale,) = (a.f for a in node.attribute if a.name == "spatial_scale")
+        assert scale == 1 / stride
+        boxes = outputs[node.input[1]] * scale - 0.5
+        assert (boxes[:, 2:] > boxes[:, :2]).all()
+        assert (boxes >= -0.5).all()
+        assert (boxes <= [64 / stride, 32 / stride] * 2).all()
+
+
+def test_inputs_that_do_not_fit_are_named(artifact_t):
+    images = random_images(1, 224, 224)
+    with OpenVINORunner(artifact_t.onnx_path(), threads=1, streams=1) as runner:
+        with pytest.raises(InferenceFailed, match=r"images \(1, 7, 7, 3\): .*incompatible"):
+            runner.infer({"images": images[:, :7, :7]})
+        with pytest.raises(InferenceFailed, match="takes images of uint8, not images of float32"):
+            runner.infer({"images": images.astype(np.float32)})
+        with pytest.raises(InferenceFailed, match="takes images of uint8, not nothing"):
+            runner.infer({})
+        assert runner.infer({"images": images})["logits"].shape == (1, 1000)
+
+
+def test_what_openvino_cannot_do_is_refused(tmp_path):
+    file = tmp_path / "model.onnx"
+    file.write_bytes(b"no protobuf at all")
+    with pytest.raises(StageFailed, match=r"cannot compile .*model.onnx: .*; make the file again"):
+        OpenVINORunner(file).__enter__()
+    with pytest.raises(BadInput, match="does not compute in fp16; use one of fp32, bf16, int8"):
+        OpenVINORunner(file, Precision.FP16)
+
+
+@pytest.mark.parametrize("options", [ConvertOptions, BuildOptions])
+def test_bf16_has_no_file_of_its_own(artifact_t, options):
+    with pytest.raises(BadInput, match=r"bf16 has no file of its own: it is model\.onnx"):
+        options(precision="bf16")
+    with pytest.raises(BadInput, match="bf16 has no file"):
+        artifact_t.onnx_path(Precision.BF16)
