@@ -137,7 +137,11 @@ def opened(address, **device):
         browser.close()
 
 
+@contextmanager
 def answered(page, text="Answered."):
+    """Waits for the answer to what is done inside, not for the one before."""
+    page.evaluate("say('')")
+    yield
     page.locator("#status", has_text=text).wait_for()
 
 
@@ -149,16 +153,16 @@ def test_the_page_by_keyboard(address, digits, shapes, width):
         page.wait_for_selector("#first option", state="attached")
         page.focus("#first")
         page.keyboard.type("digits")
-        page.set_input_files("#file", digit)
-        answered(page)
+        with answered(page):
+            page.set_input_files("#file", digit)
         assert page.locator("li span").first.inner_text() == "7"
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         page.focus("#heat")
-        page.keyboard.press("Enter")
-        answered(page, "Heat map of 7")
+        with answered(page, "Heat map of 7"):
+            page.keyboard.press("Enter")
         page.focus("#second")
-        page.keyboard.type("shapes")
-        answered(page)
+        with answered(page):
+            page.keyboard.type("shapes")
         assert page.locator("section").count() == 2
         page.focus("#divider")
         before = page.evaluate("$('canvas').toDataURL()")
@@ -177,8 +181,8 @@ def test_detections_a_camera_wrong_files_and_a_stopped_server(address, tmp_path)
         page.wait_for_selector("#first option", state="attached")
         page.select_option("#first", "digits:1")
         page.route("**/answer*", lambda route: route.fulfill(json=[side]))
-        page.set_input_files("#file", tmp_path / "image.png")
-        answered(page)
+        with answered(page):
+            page.set_input_files("#file", tmp_path / "image.png")
         pixel = "[...$('canvas').getContext('2d').getImageData(200, 250, 1, 1).data]"
         drawn = page.evaluate(pixel)
         assert page.locator("li").count() == 2
@@ -189,15 +193,15 @@ def test_detections_a_camera_wrong_files_and_a_stopped_server(address, tmp_path)
         page.unroute("**/answer*")
         page.click("#camera")
         page.wait_for_selector("#video:not([hidden])")
-        page.click("#camera")
-        answered(page)
+        with answered(page):
+            page.click("#camera")
         assert page.locator("li").count() == 5
         assert wrong == []
-        page.set_input_files("#file", tmp_path / "text.png")
-        answered(page, "image is not one of")
+        with answered(page, "image is not one of"):
+            page.set_input_files("#file", tmp_path / "text.png")
 
 
 @needs_chromium
 def test_a_server_that_does_not_answer_is_named():
     with demo(url="127.0.0.1:9", port=0) as address, opened(address) as (page, _):
-        answered(page, "Triton at 127.0.0.1:9 does not answer")
+        page.locator("#status", has_text="Triton at 127.0.0.1:9 does not answer").wait_for()
