@@ -145,6 +145,8 @@ def main() -> None:
             memory = []
             while any(thread.is_alive() for thread in threads):
                 memory.append(memory_mb(server))
+                if len(memory) % 60 == 0:  # five minutes
+                    print(f"{memory[-1]:.0f} MB, {load.counts.total()} requests", file=sys.stderr)
                 time.sleep(min(5, options.minutes))
             alive = pids == {server.pid, *children_of(server.pid)}
     quarter = len(memory) // 4

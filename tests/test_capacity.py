@@ -8,9 +8,11 @@ import pytest
 from typer.testing import CliRunner
 
 from dfvt_deploy import plan
+from dfvt_deploy.benchmarking.results import Bench, Interval, Program, ServedRow
 from dfvt_deploy.capacity import planning
-from dfvt_deploy.capacity.figures import Figures, read_figures
+from dfvt_deploy.capacity.figures import Figures
 from dfvt_deploy.capacity.planning import largest_rate, servers_needed
+from dfvt_deploy.capacity.read_figures import read_figures
 from dfvt_deploy.capacity.simulation import simulate
 from dfvt_deploy.cli import app
 from dfvt_deploy.errors import BadInput
@@ -167,3 +169,76 @@ def test_a_limit_that_one_image_alone_exceeds_is_refused(figures_file):
     done = CliRunner().invoke(app, ["plan", str(figures_file), "--rate", "1", "--p99-ms", "9"])
     assert done.exit_code == 2
     assert "one image alone is 10.0 ms" in done.output
+
+
+def served(concurrency, rate, p50, **fields):
+    one = {"processes": 1, "input": 1, "compute": 8, "output": 1, "cpu_ms": 15}
+    decoder = {"processes": 2, "input": 0, "compute": 4, "output": 1, "cpu_ms": 5}
+    programs = {"server": {"processes": 1, "cpu_ms": 1}, "client": {"processes": 2, "cpu_ms": 9}}
+    programs |= {"preprocess": decoder, "network": one, "postprocess": {**decoder, "processes": 1}}
+    row = {
+        "model": "m",
+        "runtime": "onnxruntime",
+        "precision": "fp32",
+        "file": "model.onnx",
+        "verdict": "reference",
+        "p50": Interval(median=p50, low=p50, high=p50),
+        "p90": p50 + 1,
+        "p95": p50 + 2,
+        "p99": p50 + 5,
+        "images_per_second": rate,
+        "protocol": "grpc",
+        "concurrency": concurrency,
+        "rate": 0,
+        "seconds": 9,
+        "stable": True,
+        "windows": (rate, rate),
+        "right": 99,
+        "wrong": 0,
+        "failed": 0,
+        "goodput": rate,
+        "bytes_sent": 1,
+        "bytes_received": 1,
+        "programs": {name: Program(**each) for name, each in programs.items()},
+    }
+    return ServedRow.model_validate({**row, **fields})
+
+
+def bench_file(path, *rows):
+    hardware = {"system": "Linux", "cores": "4"}
+    found = Bench(created="", command="", hardware=hardware, versions={}, images=1, served=rows)
+    path.write_text(found.model_dump_json())
+    return path
+
+
+def test_a_plan_from_what_bench_printed(tmp_path, monkeypatch):
+    monkeypatch.setattr(planning, "_REQUESTS", 3000)
+    rows = served(1, 40, 22), served(8, 100, 80), served(16, 90, 160)
+    other = [served(c, 300, 9, runtime="openvino", verdict="failed") for c in (1, 8)]
+    path = bench_file(tmp_path / "bench.json", *rows, *other)
+    figures = read_figures(path)
+    request, preprocess, network, postprocess = figures.steps
+    assert np.median(request.milliseconds[1]) == 2
+    assert max(request.milliseconds[1]) == 7
+    assert (preprocess.milliseconds[1], preprocess.busy) == ((5,), 1)
+    assert (network.milliseconds[1], network.busy, network.instances) == ((10,), 1.5, 1)
+    assert (preprocess.instances, postprocess.instances) == (2, 1)
+    # 26 ms of processors an image and 100 images a second keep 2.6 of 4 cores busy.
+    assert figures.cores == 4
+    assert figures.together == pytest.approx(2.6 / 4, rel=0.01)
+    assert "fp32 over grpc" in figures.model
+    assert plan(path, rate=1000, p99_ms=80).servers >= 10
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ((served(1, 40, 22),), "at a concurrency of 1 and of more"),
+        ((served(1, 40, 22, programs={}), served(8, 99, 80)), "served here"),
+        ((served(1, 40, 22, wrong=1), served(8, 99, 80, wrong=1)), "passed its gate"),
+        ((served(1, 40, 22), served(8, 99, 80, model="n")), "figures of m, n"),
+    ],
+)
+def test_what_bench_printed_that_is_not_enough_is_refused(tmp_path, rows, message):
+    with pytest.raises(BadInput, match=message):
+        read_figures(bench_file(tmp_path / "bench.json", *rows))

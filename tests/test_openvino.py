@@ -12,6 +12,7 @@ from dfvt_deploy.engines.options import BuildOptions
 from dfvt_deploy.errors import BadInput, StageFailed
 from dfvt_deploy.exporters.recipe import random_images
 from dfvt_deploy.models.fpn import STRIDES
+from dfvt_deploy.openvino_models import CompiledModels
 from dfvt_deploy.precision.options import ConvertOptions
 from dfvt_deploy.runners import InferenceFailed
 from dfvt_deploy.runners.onnx_runtime import OnnxRuntimeRunner
@@ -91,6 +92,23 @@ def test_no_roi_align_meets_a_box_that_runtimes_read_differently(detection_artif
         assert (boxes[:, 2:] > boxes[:, :2]).all()
         assert (boxes >= -0.5).all()
         assert (boxes <= [64 / stride, 32 / stride] * 2).all()
+
+
+def test_the_first_batch_sizes_have_models_of_their_own_and_all_answer_alike(artifact_t):
+    images = random_images(6, 224, 224)
+    models = CompiledModels(artifact_t.onnx_path(), {"INFERENCE_PRECISION_HINT": "f32"})
+    single = [models.infer({"images": images[i : i + 1]})["logits"] for i in range(6)]
+    for size in (2, 6, 3, 5, 4, 6):
+        found = models.infer({"images": images[:size]})["logits"]
+        np.testing.assert_allclose(found, np.concatenate(single[:size]), atol=1e-3)
+    assert list(models._models) == [1, 2, 6, 3, 0]
+
+
+def test_a_file_with_free_sides_has_one_model(segmentation_artifact_t):
+    models = CompiledModels(segmentation_artifact_t.onnx_path(), {})
+    for feed in feeds("segmentation", [(1, 64, 64), (2, 64, 32)]):
+        assert models.infer(feed)["class_map"].shape[1:] == feed["images"].shape[1:3]
+    assert list(models._models) == [0]
 
 
 def test_inputs_that_do_not_fit_are_named(artifact_t):

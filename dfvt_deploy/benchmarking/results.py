@@ -95,12 +95,14 @@ class OfflineRow(Row):
 
 class Program(Record):
     """A step of the server, the server itself, or the clients: milliseconds of a request by
-    Triton's own statistics, cores kept busy, CPU milliseconds a request, and peak memory."""
+    Triton's own statistics, processes, cores kept busy, CPU milliseconds a request, and peak
+    memory."""
 
     queue: float | None = None
     input: float | None = None
     compute: float | None = None
     output: float | None = None
+    processes: int | None = None
     cores: float | None = None
     cpu_ms: float | None = None
     memory_mb: float | None = None

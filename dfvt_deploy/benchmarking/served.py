@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ..artifact import Artifact
 from ..cores import usable_cores
@@ -327,7 +327,8 @@ def _row(
 def _program(
     model: str, name: str, start: Window, end: Window, pids: Sequence[int], answers: int
 ) -> Program:
-    times, usage = {}, {}
+    times: dict[str, Any] = {}
+    usage: dict[str, Any] = {}
     if after := end.statistics.get(f"{model}_{name}"):
         before = start.statistics.get(f"{model}_{name}", {})
         delta = {key: value - before.get(key, 0.0) for key, value in after.items()}
@@ -336,5 +337,5 @@ def _program(
     if pids:
         cpu = end.cpu[name] - start.cpu[name]
         usage["cores"], usage["cpu_ms"] = cpu / (end.end - start.end), 1000 * cpu / answers
-        usage["memory_mb"] = peak_memory_mb(pids)
+        usage["memory_mb"], usage["processes"] = peak_memory_mb(pids), len(pids)
     return Program(**times, **usage)

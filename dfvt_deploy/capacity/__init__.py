@@ -1,5 +1,6 @@
 """`plan`: how many servers a rate of images needs, and what they cost.
 
-`figures` reads what one server was measured to need, `simulation` sends it requests, `planning`
-searches the rate that one server takes and adds servers up. Enter at `planning.plan_with`.
+`figures` says what one server was measured to need, `read_figures` reads it from a file,
+`simulation` sends it requests, `planning` searches the rate that one server takes and adds servers
+up. Enter at `planning.plan_with`.
 """

@@ -1,14 +1,11 @@
-"""What one server was measured to need: the file that `plan` reads."""
+"""What one server was measured to need."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
-from ..errors import BadInput
-from ..json_files import read_json
 from ..manifest import Record
 
 Count = Annotated[int, Field(ge=1)]
@@ -60,17 +57,3 @@ class Figures(Record):
                 "no step has instances or keeps a processor busy, so no rate is too much"
             )
         return self
-
-
-def read_figures(path: Path) -> Figures:
-    """Read a file of figures.
-
-    Raises:
-        BadInput: the file is no JSON, or not of these fields.
-    """
-    try:
-        return Figures.model_validate(read_json(path))
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "the figures"
-        raise BadInput(f"{path}: {where}: {first['msg']}; see docs/capacity.md") from None

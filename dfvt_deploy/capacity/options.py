@@ -16,7 +16,8 @@ class PlanOptions(Options):
 
     command: ClassVar[str] = "plan"
     figures: Path = argument(
-        help="JSON file of what one server needs, as benchmarks/capacity.py measures it."
+        help="JSON file of what one server needs: printed by bench --serve --json at a concurrency "
+        "of 1 and of more, or measured by benchmarks/capacity.py."
     )
     rate: float = option(
         minimum=0.001, maximum=1e9, help="Images a second in the busiest minutes, of all clients."
@@ -39,5 +40,6 @@ class PlanOptions(Options):
     def check_files(self) -> None:
         if not self.figures.is_file():
             raise BadInput(
-                f"{self.figures} is no file; measure a server: python benchmarks/capacity.py"
+                f"{self.figures} is no file; measure a server: dfvt-deploy bench MODEL --serve "
+                f"--json > {self.figures}"
             )

@@ -11,8 +11,9 @@ import numpy as np
 
 from ..errors import BadInput
 from ..progress import spinner
-from .figures import Figures, read_figures
+from .figures import Figures
 from .options import PlanOptions
+from .read_figures import read_figures
 from .simulation import Load, simulate
 
 #: Least requests of one simulation: 180 of those that count are beyond the p99.
@@ -55,7 +56,8 @@ def plan(figures: Path | str, **fields: Any) -> Plan:
     """How many servers a rate of images needs.
 
     Args:
-        figures: file of what one server was measured to need, see `figures.Figures`.
+        figures: file of what one server was measured to need, see `figures.Figures`, or of what
+            `bench --serve --json` printed.
         fields: the other fields of `PlanOptions`.
 
     Raises:

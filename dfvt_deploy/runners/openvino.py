@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,8 +34,7 @@ class OpenVINORunner:
     precision: Precision = Precision.FP32
     threads: int | None = None
     streams: int | None = None
-    _model: Any = field(default=None, init=False)
-    _requests: threading.local = field(default_factory=threading.local, init=False)
+    _models: Any = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         if self.precision not in _HINTS:
@@ -47,6 +45,8 @@ class OpenVINORunner:
 
     def __enter__(self) -> OpenVINORunner:
         openvino = optional("openvino")
+        from ..openvino_models import CompiledModels
+
         hint = _HINTS[self.precision]
         settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": hint}
         if self.threads:
@@ -54,16 +54,15 @@ class OpenVINORunner:
         if self.streams:
             settings["NUM_STREAMS"] = self.streams
         try:
-            self._model = openvino.Core().compile_model(self.path, "CPU", settings)
+            self._models = CompiledModels(self.path, settings)
         except Exception as error:  # OpenVINO raises RuntimeError and its own exceptions.
             version = openvino.__version__.split("-")[0]
             raise StageFailed(
                 f"OpenVINO {version} cannot compile {self.path}: {_reason(error)}; "
                 "make the file again, or use another release of OpenVINO"
             ) from error
-        found = self._model.get_property("INFERENCE_PRECISION_HINT").to_string()
-        if found != hint:
-            self._model = None
+        if (found := self._models.precision) != hint:
+            self._models = None
             raise StageFailed(
                 f"OpenVINO computes {self.path.name} in {found} on this CPU, not in {hint}; use "
                 "onnxruntime, or a CPU with bfloat16 instructions"
@@ -71,26 +70,23 @@ class OpenVINORunner:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._model, self._requests = None, threading.local()
+        self._models = None
 
     def infer(self, feed: Tensors) -> dict[str, NDArray[Any]]:
         """Run the network on its inputs, by name, and return all of its outputs. Raises
         InferenceFailed where the inputs do not fit the network, or a node failed on them."""
         self._check_types(feed)  # OpenVINO would convert one type to another without an error.
-        if not hasattr(self._requests, "of_thread"):
-            self._requests.of_thread = self._model.create_infer_request()
         try:
-            outputs = self._requests.of_thread.infer(dict(feed), share_inputs=True)
+            return dict(self._models.infer(feed))
         except Exception as error:
             shapes = ", ".join(f"{name} {value.shape}" for name, value in feed.items())
             raise InferenceFailed(
                 f"OpenVINO cannot run {self.path.name} on inputs of shapes {shapes}: "
                 f"{_reason(error)}"
             ) from error
-        return {output.get_any_name(): value for output, value in outputs.items()}
 
     def _check_types(self, feed: Tensors) -> None:
-        inputs = self._model.inputs
+        inputs = self._models.inputs
         wanted = {each.get_any_name(): str(each.get_element_type().to_dtype()) for each in inputs}
         given = {name: str(value.dtype) for name, value in feed.items()}
         if given != wanted:

@@ -11,6 +11,7 @@ import sysconfig
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from .. import cores
 from ..errors import MissingDependency, StageFailed
 from .backend_names import BackendName
 from .backends import backend_of
@@ -81,6 +82,7 @@ def _lay_out_backends(root: Path, backends: Path) -> None:
         backend = backends / name
         shutil.copytree(_EMBEDDED / name, backend, ignore=_NO_CACHE)
         shutil.copyfile(_EMBEDDED / "batching.py", backend / "batching.py")
+        shutil.copyfile(cores.__file__, backend / "cores.py")
         for copied, package in backend_of(name).packages.items():
             origin = importlib.util.find_spec(package)
             assert origin is not None and origin.submodule_search_locations

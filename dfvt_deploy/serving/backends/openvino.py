@@ -22,4 +22,4 @@ def _configure(config: Any, model: ServedModel) -> None:
         add_parameters(config, HINT_BF16="YES")
 
 
-BACKEND = Backend(onnx_file, _configure)
+BACKEND = Backend(onnx_file, _configure, packages={"dfvt_openvino": "dfvt_deploy.openvino_models"})

@@ -15,6 +15,7 @@ from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from batching import BatchingModel, InvalidRequest
+from cores import usable_cores
 
 
 class TritonPythonModel(BatchingModel):  # type: ignore[misc]
@@ -23,8 +24,10 @@ class TritonPythonModel(BatchingModel):  # type: ignore[misc]
     def load(self, config: Mapping[str, Any], args: Mapping[str, str]) -> None:
         get = self.parameters.get
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = int(get("intra_op_thread_count", 0))
+        options.intra_op_num_threads = int(get("intra_op_thread_count", 0)) or usable_cores()
         options.inter_op_num_threads = int(get("inter_op_thread_count", 0))
+        # Waiting threads that spin would take the cores that decode the next images.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.enable_cpu_mem_arena = get("enable_mem_arena", "1") == "1"
         options.enable_mem_pattern = get("enable_mem_pattern", "1") == "1"
         providers: list[Any] = ["CPUExecutionProvider"]
