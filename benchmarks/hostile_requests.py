@@ -3,8 +3,9 @@
     python benchmarks/hostile_requests.py [exports/NAME …] [--requests 2000] [--images 2000]
 
 Without models DFvT-T of each task is exported untrained, dense ones at 128x128. The requests go
-over HTTP and gRPC to the models and to each of their steps. Prints what became of them. Ends with 1 if the server or a step of it ended, a good request got no answer or another than
-offline, or a request took over 30 s.
+over HTTP and gRPC to the models and to each of their steps. Prints what became of them. Ends with 1
+if the server or a step of it ended, a good request got no answer or another than offline, or a
+request took over 30 s.
 """
 
 import argparse
@@ -13,6 +14,7 @@ import http.client
 import io
 import json
 import random
+import re
 import sys
 import tempfile
 import time
@@ -104,8 +106,12 @@ class Hostile:
         try:
             connection.request("POST", f"/v2/models/{name}{version}/infer", body, headers)
             reply = connection.getresponse()
-            reply.read()
-            return str(reply.status)
+            text = reply.read().decode(errors="replace")
+            # Of an answer of the server's own fault, the words without what varies in them.
+            reason = (
+                re.sub(r"[^ ]*[^a-zA-Z ,:.][^ ]*", "…", text)[:90] if reply.status >= 500 else ""
+            )
+            return f"{reply.status} {reason}".strip()
         except (http.client.HTTPException, ConnectionError) as error:
             return type(error).__name__
         finally:
@@ -150,7 +156,9 @@ class Hostile:
                 )
                 return "answered"
             except grpc.RpcError as error:
-                return str(error.code().name)
+                code = error.code().name
+                reason = re.sub(r"[^ ]*[^a-zA-Z ,:.][^ ]*", "…", error.details() or "")[:90]
+                return f"{code} {reason}" if code in ("INTERNAL", "UNKNOWN") else code
 
     def image(self, seed: int, model: str) -> None:
         """One damaged image to a model."""
