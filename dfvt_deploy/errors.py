@@ -62,14 +62,9 @@ class MissingDependency(StageFailed):
 EXTRAS = {
     **dict.fromkeys(("torch", "onnx", "onnxscript", "onnxsim", "safetensors"), "export"),
     **{"onnxruntime": "cpu", "openvino": "openvino", "modelopt": "convert", "fsspec": "batch"},
-    **{
-        "pyarrow": "batch",
-        "ray": "ray",
-        "tritonclient": "client",
-        "google": "client",
-        "jinja2": "validate",
-    },
-    **{"pycocotools": "validate", "tensorrt": "tensorrt", "tensorrt_rtx_bindings": "rtx"},
+    **{"pyarrow": "batch", "ray": "ray", "tritonclient": "client", "google": "client"},
+    **{"jinja2": "validate", "pycocotools": "validate", "tensorrt": "tensorrt"},
+    **{"tensorrt_rtx_bindings": "rtx", "sklearn": "examples"},
 }
 
 

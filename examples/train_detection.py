@@ -47,6 +47,7 @@ from dfvt_deploy.models.build import build_model
 from dfvt_deploy.models.checkpoint import load_checkpoint
 from dfvt_deploy.models.detection import MaskRCNN
 from dfvt_deploy.models.inputs import zero_outside
+from dfvt_deploy.start.training import Schedule
 from dfvt_deploy.tasks import detection
 from dfvt_deploy.types import Task
 
@@ -61,7 +62,7 @@ from .detection_data import (
     write_coco,
 )
 from .detection_losses import Sampler, Sampling, Truth, losses
-from .training import Schedule, Stopwatch, normalised, reproducible, save_checkpoint, train
+from .training import Stopwatch, normalised, reproducible, save_checkpoint, train
 
 #: Height and width of the network's input.
 CANVAS = (128, 128)

@@ -38,9 +38,10 @@ from dfvt_deploy.files import write_text
 from dfvt_deploy.models.backbone import Backbone
 from dfvt_deploy.models.build import build_model
 from dfvt_deploy.models.inputs import zero_outside
+from dfvt_deploy.start.training import Schedule
 from dfvt_deploy.tasks.segmentation import postprocess, preprocess
 
-from .training import Schedule, Stopwatch, normalised, reproducible, save_checkpoint, train
+from .training import Stopwatch, normalised, reproducible, save_checkpoint, train
 
 CLASSES = ("ground", "disc", "square", "triangle", "ring", "cross")
 

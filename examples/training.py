@@ -1,8 +1,7 @@
-"""What the examples train with."""
+"""Training that says how far it is and goes on where it was interrupted."""
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from dfvt_deploy.files import staged
+from dfvt_deploy.start.training import Schedule, Training
 from dfvt_deploy.tasks.images import MEAN, STD
 
 #: Threads of PyTorch while it trains: sums, and so the weights, depend on their number.
@@ -61,21 +61,6 @@ def normalised(images: Tensor) -> Tensor:
     return ((images - torch.tensor(MEAN)) / torch.tensor(STD)).permute(0, 3, 1, 2).contiguous()
 
 
-@dataclass(frozen=True)
-class Schedule:
-    """How long and how fast a model learns.
-
-    learning_rate: the highest, of a cycle that rises to it over the first `warm_up` of the steps.
-    clip: the largest norm of all gradients together; longer ones are shortened to it.
-    """
-
-    steps: int
-    batch: int
-    learning_rate: float
-    warm_up: float = 0.3
-    clip: float = math.inf
-
-
 def train(
     model: nn.Module,
     loss_of: Callable[[Tensor], Tensor],
@@ -83,72 +68,44 @@ def train(
     schedule: Schedule,
     resume: Path | None = None,
 ) -> None:
-    """AdamW with one cycle of the learning rate; the model is in eval mode again at the end.
+    """Train as `Training` does and print the loss; the model is in eval mode again at the end.
 
     loss_of: the loss on the examples at these positions, int64 (batch,).
     resume: a file that the state is written to every `SAVED` steps, random numbers included.
         Training goes on from it if it exists, and gives what uninterrupted training gives.
     """
-    steps, batch = schedule.steps, schedule.batch
-    optimizer = torch.optim.AdamW(model.parameters(), lr=schedule.learning_rate, weight_decay=0.05)
-    cycle = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, schedule.learning_rate, total_steps=steps, pct_start=schedule.warm_up
-    )
-    epochs = -(-steps * batch // examples)
-    order = torch.cat([torch.randperm(examples) for _ in range(epochs)])
-    first = 0
+    training = Training(model, examples, schedule)
     if resume is not None and resume.is_file():
-        first, order = _restore(resume, model, optimizer, cycle)
-        print(f"going on after step {first}, from {resume}", flush=True)
+        _restore(resume, training)
+        print(f"going on after step {training.done}, from {resume}", flush=True)
     clock = Stopwatch()
-    model.train()
-    for step in range(first, steps):
-        loss = loss_of(order[step * batch : (step + 1) * batch])
-        optimizer.zero_grad()
-        torch.autograd.backward(loss)
-        nn.utils.clip_grad_norm_(model.parameters(), schedule.clip)
-        optimizer.step()
-        cycle.step()
-        if (step + 1) % 10 == 0:
-            print(f"step {step + 1} of {steps}: loss {loss.item():.3f}, {clock}", flush=True)
-        if resume is not None and (step + 1) % SAVED == 0:
-            _save(resume, step + 1, order, model, optimizer, cycle)
-    model.eval()
+    for loss in training.steps(loss_of):
+        if training.done % 10 == 0:
+            print(f"step {training.done} of {schedule.steps}: loss {loss:.3f}, {clock}", flush=True)
+        if resume is not None and training.done % SAVED == 0:
+            _save(resume, training)
 
 
-def _save(
-    path: Path,
-    steps: int,
-    order: Tensor,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    cycle: torch.optim.lr_scheduler.LRScheduler,
-) -> None:
+def _save(path: Path, training: Training) -> None:
     state = {
-        "steps": steps,
-        "order": order,
+        "steps": training.done,
+        "order": training.order,
         "random": torch.get_rng_state(),
-        "model": model.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "cycle": cycle.state_dict(),
+        "model": training.model.state_dict(),
+        "optimizer": training.optimizer.state_dict(),
+        "cycle": training.cycle.state_dict(),
     }
     with staged(path) as temporary:
         torch.save(state, temporary)
 
 
-def _restore(
-    path: Path,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    cycle: torch.optim.lr_scheduler.LRScheduler,
-) -> tuple[int, Tensor]:
-    """The number of steps done, and the order of the examples."""
+def _restore(path: Path, training: Training) -> None:
     state = torch.load(path, weights_only=True)
-    model.load_state_dict(state["model"])
-    optimizer.load_state_dict(state["optimizer"])
-    cycle.load_state_dict(state["cycle"])
+    training.model.load_state_dict(state["model"])
+    training.optimizer.load_state_dict(state["optimizer"])
+    training.cycle.load_state_dict(state["cycle"])
     torch.set_rng_state(state["random"])
-    return state["steps"], state["order"]
+    training.done, training.order = state["steps"], state["order"]
 
 
 def save_checkpoint(model: nn.Module, path: Path, key: str) -> None:

@@ -201,6 +201,10 @@ IGNORED = [
         "batch i --model m --output o --engine triton --max-pixels 9",
         "--max-pixels 9 is decided by the server",
     ),
+    ("quickstart --example digits --checkpoint c", "--checkpoint c is decided by --example digits"),
+    ("quickstart --example digits --variant s", "--variant s is decided by --example digits"),
+    ("quickstart --example digits --task detection", "--task detection is decided by --example"),
+    ("quickstart --example digits --image i", "--image i is decided by --example digits"),
     ("serve --trace-every 5", "--trace-every 5 is for --trace-url"),
     ("serve --expose-embedded", "--expose-embedded does nothing with --host 127.0.0.1"),
 ]

@@ -19,10 +19,10 @@ from dfvt_deploy.explaining.task_explanation import Target
 from dfvt_deploy.models.build import model_from_manifest
 from dfvt_deploy.pipeline import Pipeline
 from dfvt_deploy.runners.pytorch import PytorchRunner
+from dfvt_deploy.start.digits import INK, PAPER
 from dfvt_deploy.task_entries import entry
 from dfvt_deploy.tasks.images import normalise
 from dfvt_deploy.types import Task
-from examples.train_digits import INK, PAPER
 
 from .fixtures import encoded, photograph
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..serving.options import ServeOptions
@@ -14,15 +15,19 @@ from .predict import print_prediction
 if TYPE_CHECKING:
     from ..start.quickstart import QuickstartResult
 
+#: Of a held-out image.
+_COLUMNS = ("image", "truth", "answer", "score")
+
 
 @add_command(QuickstartOptions)
 def quickstart(options: QuickstartOptions, as_json: bool) -> None:
     """Take one model from export to a live server's answers.
 
     The server listens on free loopback ports and is asked over HTTP and over gRPC. Fails unless
-    both answers are equal.
+    both answers are equal. With --example the model learns first, and its answers are shown beside
+    the truth.
 
-    Example: `dfvt-deploy quickstart --variant s`
+    Example: `dfvt-deploy quickstart --example digits`
     """
     from ..start.quickstart import quickstart_with
 
@@ -39,6 +44,7 @@ def _document(result: QuickstartResult) -> dict[str, Any]:
         "version": result.populated.version,
         "http": result.http.as_json(),
         "grpc": result.grpc.as_json(),
+        "heldout": [dict(zip(_COLUMNS, row, strict=True)) for row in result.heldout],
         "missing": result.missing,
         "seconds": {step: round(value, 3) for step, value in result.seconds.items()},
     }
@@ -50,16 +56,26 @@ def _print_result(result: QuickstartResult, options: QuickstartOptions) -> None:
         print_export(result.artifact, next_step=False)
         rows = [[step, f"{seconds:.2f}"] for step, seconds in result.seconds.items()]
         print_table("Steps", ["step", "seconds"], rows)
-    print_prediction(result.grpc)
+    answers = "the answers over HTTP and over gRPC are equal"
+    if result.heldout:
+        rows = [
+            [f"{truth}/{Path(image).name}", truth, answer, f"{score:.4f}"]
+            for image, truth, answer, score in result.heldout
+        ]
+        title = f"{Path(result.grpc.image).parent.parent}: images that were not trained on"
+        print_table(title, _COLUMNS, rows)
+        right = f"{result.right} of {len(rows)} held-out images are right"
+        answers = f"{right}, over HTTP as over gRPC"
+    else:
+        print_prediction(result.grpc)
     if not manifest.trained:
         why = f" ({result.missing})" if result.missing else ""
         print_line(
             f"The weights are untrained, so the answers mean nothing{why}; give --checkpoint for "
-            "trained ones."
+            "trained ones, or --example digits."
         )
     print_line(
         f"{manifest.name} version {result.populated.version}: exported, compared with PyTorch and "
-        f"served in {sum(result.seconds.values()):.0f} s; the answers over HTTP and over gRPC are "
-        f"equal; picture: {options.picture}"
+        f"served in {sum(result.seconds.values()):.0f} s; {answers}; picture: {options.picture}"
     )
     print_line(f"next: {ServeOptions(repository=options.repository).command_line()}")

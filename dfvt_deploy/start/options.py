@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from ..errors import BadInput
 from ..files import check_output_folder, check_utf8
@@ -17,7 +17,12 @@ class QuickstartOptions(Options):
     """The model that `quickstart` takes from export to answers, and the folders it writes."""
 
     command: ClassVar[str] = "quickstart"
-    variant: Variant = option(Variant.S, help="Size of the model.")
+    example: Literal["digits"] | None = option(
+        None,
+        help="Train a small model first, on images that a Python package has, and ask the server "
+        "about images that were held out. Takes about three minutes on two cores, once.",
+    )
+    variant: Variant | None = option(None, help="Size of the model; s by default.")
     task: Task = option(Task.CLASSIFICATION, help="Task of the model.")
     checkpoint: str | None = option(
         None,
@@ -31,6 +36,11 @@ class QuickstartOptions(Options):
     repository: Path = option(Path("model_repository"), help="Triton model repository.")
     picture: Path = option(Path("quickstart.png"), help="Picture of the answers that is written.")
     verbose: bool = option(False, help="Show each comparison and the seconds of each step.")
+
+    def check(self) -> None:
+        if self.example:
+            decided = ("variant", "task", "checkpoint", "image")
+            self.refuse(f"is decided by --example {self.example}; omit one of the two", *decided)
 
     def check_files(self) -> None:
         if self.image is not None and not self.image.is_file():
