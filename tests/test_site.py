@@ -49,3 +49,19 @@ def test_the_reference_has_every_command_with_its_options_and_every_function(pag
                 assert f"`{site.info_of(field).flag or field.name.upper()}`" in text
     functions = re.findall(r"^## (\w+)$", pages["python.md"], re.M)
     assert {*functions, "__version__"} == set(dfvt_deploy.__all__)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "magic tag",
+        "version tag",
+        "dimension 0 between 1 and 1",
+        "unable to find libpython",
+        "not in bf16",
+    ],
+)
+def test_what_servers_say_most_has_a_cause_and_a_remedy(words):
+    table = (ROOT / "docs" / "troubleshooting.md").read_text()
+    (row,) = re.findall(rf"^\|[^|]*{words}[^|]*\|(.*)\|(.*)\|$", table, re.M)
+    assert all(len(cell) > 20 for cell in row)
