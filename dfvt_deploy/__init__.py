@@ -30,6 +30,7 @@ _FUNCTIONS = {
     "rollback": "promotion.changes",
     "serve": "serving.server",
     "versions": "promotion.table",
+    "tune": "tuning.tune",
     "validate": "evaluate.validation",
     "quickstart": "start.quickstart",
     "doctor": "start.doctor",

@@ -1,8 +1,10 @@
-"""The processor cores of this process."""
+"""The processor and its cores that this process may use."""
 
 from __future__ import annotations
 
 import os
+import platform
+import re
 from pathlib import Path
 
 
@@ -14,3 +16,11 @@ def usable_cores() -> int:
     quota = Path("/sys/fs/cgroup/cpu.max")
     share, _, period = (quota.read_text() if quota.is_file() else "max").partition(" ")
     return max(1, cores if share == "max" else min(cores, round(int(share) / int(period))))
+
+
+def processor() -> str:
+    """The name of the processor's model, else its architecture."""
+    cpu = Path("/proc/cpuinfo")
+    text = cpu.read_text(errors="replace") if cpu.is_file() else ""
+    found = re.search(r"^model name\s*:\s*(.+)", text, re.MULTILINE)
+    return found[1].strip() if found else platform.machine()

@@ -24,6 +24,7 @@ from .errors import ArtifactError
 from .json_files import JsonError, read_json
 from .names import NAME_PATTERN, ONNX_FILES, check_model_name
 from .text_files import check_name
+from .tuned import Tuning
 from .types import Flavor, InputKind, Int8Target, Nms, Precision, Task, Variant, Weights
 
 if TYPE_CHECKING:
@@ -249,6 +250,7 @@ class Manifest(Record):
         conversions to that precision keep them so.
     verdicts: what `validate` decided last, by file name; `model.onnx.bf16` is about model.onnx
         computed by OpenVINO in bfloat16.
+    tuned: what `tune` found last, and `populate` serves with; None where it never ran.
     """
 
     schema_version: Literal[1] = SCHEMA_VERSION
@@ -275,6 +277,7 @@ class Manifest(Record):
     conversions: dict[FileName, ConversionRecord] = {}
     keep_fp32: dict[Precision, tuple[str, ...]] = {}
     verdicts: dict[FileName, Verdict] = {}
+    tuned: Tuning | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> Manifest:

@@ -43,7 +43,7 @@ def bench_with(options: BenchOptions) -> Bench:
     """`bench` with its options as one object."""
     if options.compare and all(name.endswith(".json") for name in options.models):
         return compare_results(*map(Path, options.models))
-    found, images, interrupted = Found(), _images(options), False
+    found, images, interrupted = Found(), read_images(options), False
     try:
         if options.compare:
             compare_networks(options, images, found)
@@ -77,7 +77,7 @@ def _measure(
     found.around_ms[name] = median(before), median(after)
 
 
-def _images(options: BenchOptions) -> list[bytes]:
+def read_images(options: BenchOptions) -> list[bytes]:
     """The encoded images. Raises BadInput where there is none, or one cannot be decoded."""
     folder = options.images or SAMPLES
     paths = spread(find_images(folder), options.limit)

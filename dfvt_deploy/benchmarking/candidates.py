@@ -12,6 +12,7 @@ from ..artifact import Artifact
 from ..errors import ArtifactError, BadInput
 from ..runners import Runner
 from ..runners.network import network_file, open_network
+from ..serving.backend_names import BackendName
 from ..types import Precision
 from .options import Runtime
 
@@ -42,6 +43,12 @@ class Candidate:
     @property
     def title(self) -> str:
         return f"{self.runtime} {self.precision}"
+
+    @property
+    def servable(self) -> bool:
+        """Whether a backend of Triton's serves it."""
+        pytorch = self.runtime is Runtime.PYTORCH
+        return not pytorch and self.precision in BackendName(self.runtime).facts.precisions
 
     def open(self, threads: int, streams: int, stack: ExitStack) -> list[Runner]:
         """A runner for each inference at a time; together they have `threads` threads."""

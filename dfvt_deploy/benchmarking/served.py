@@ -24,7 +24,6 @@ from ..pipeline import Pipeline
 from ..progress import spinner
 from ..runners import Tensors
 from ..runners.triton import TritonRunner
-from ..serving.backend_names import BackendName
 from ..serving.layout import live_version
 from ..serving.options import PopulateOptions
 from ..serving.process import children_of, model_of
@@ -86,7 +85,7 @@ def measure_served(
     for server in _targets(artifact, options):
         try:
             with server as target:
-                _measure_target(artifact, target, options, images, found.served)
+                measure_target(artifact, target, options, images, found.served, {})
         except DfvtError as error:
             if options.url or options.repository:
                 raise
@@ -100,12 +99,7 @@ def _targets(artifact: Artifact, options: BenchOptions) -> list[AbstractContextM
     if options.repository:
         return [_of_repository(artifact, options.repository)]
     candidates = candidates_of(artifact, options.runtimes, options.precisions)
-    return [
-        _populated(artifact, each)
-        for each in candidates
-        if each.runtime is not Runtime.PYTORCH
-        and each.precision in BackendName(each.runtime).facts.precisions
-    ]
+    return [populated(artifact, each) for each in candidates if each.servable]
 
 
 @contextmanager
@@ -124,14 +118,13 @@ def _asked(artifact: Artifact, **fields: object) -> ValidateOptions:
 
 
 @contextmanager
-def _populated(artifact: Artifact, candidate: Candidate) -> Iterator[Target]:
+def populated(artifact: Artifact, candidate: Candidate, **settings: Any) -> Iterator[Target]:
+    """A server of the candidate alone, with further fields of `PopulateOptions`. Raises a DfvtError
+    where it does not start."""
     with tempfile.TemporaryDirectory(prefix="dfvt_bench_") as folder:
         repository = Path(folder) / "model_repository"
-        backend = BackendName(candidate.runtime)
-        options = PopulateOptions(
-            repository=repository, backend=backend, precision=candidate.precision
-        )
-        populate_with(artifact.directory, options)
+        settings |= {"backend": candidate.runtime, "precision": candidate.precision}
+        populate_with(artifact.directory, PopulateOptions(repository=repository, **settings))
         with _of_repository(artifact, repository) as target:
             yield target
 
@@ -147,14 +140,19 @@ def _of_repository(artifact: Artifact, repository: Path) -> Iterator[Target]:
         yield Target(candidate, urls, server.pid)
 
 
-def _measure_target(
+def measure_target(
     artifact: Artifact,
     target: Target,
     options: BenchOptions,
     images: Sequence[bytes],
     rows: list[ServedRow],
+    expected: dict[Candidate, list[Tensors]],
 ) -> None:
-    name, expected = artifact.manifest.name, _expected(artifact, target, images)
+    """Add a row for each load of the options, after Ctrl-C of what was answered until then.
+    `expected` keeps the right answers for another server of the same candidate."""
+    name, candidate = artifact.manifest.name, target.candidate
+    if candidate not in expected:
+        expected[candidate] = _expected(artifact, target, images)
     for protocol in options.protocols or target.urls:
         plan = ClientPlan(
             model=name,
@@ -163,7 +161,7 @@ def _measure_target(
             task=artifact.manifest.task,
             precision=target.candidate.precision,
             images=images,
-            expected=expected,
+            expected=expected[candidate],
             requests=0,
             rate=0,
             number=0,

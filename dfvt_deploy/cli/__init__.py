@@ -23,6 +23,7 @@ from . import (  # noqa: F401
     quickstart,
     rollback,
     serve,
+    tune,
     validate,
     versions,
 )

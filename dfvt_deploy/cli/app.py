@@ -30,6 +30,7 @@ _ORDER = (
     "serve",
     "predict",
     "bench",
+    "tune",
     "explain",
     "plan",
     "batch",

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..artifact import Artifact
+from ..cores import processor
 from ..files import sha256_of
 from ..manifest import Manifest
 from ..provenance import tool_versions
@@ -92,14 +93,13 @@ def hardware(device: str) -> dict[str, str]:
     """The processor with its cores and instruction sets, the memory, and the GPU if one is used."""
     found = {
         "system": f"{platform.system()} {platform.machine()}",
-        "processor": platform.processor() or platform.machine(),
+        "processor": processor(),
         "cores": str(os.cpu_count()),
     }
     cpu = Path("/proc/cpuinfo")
     if cpu.is_file():
         lines = cpu.read_text(errors="replace").split("\n\n")[0].splitlines()
         fields = {k.strip(): v.strip() for k, _, v in (line.partition(":") for line in lines)}
-        found["processor"] = fields.get("model name", found["processor"])
         flags = fields.get("flags", "").split()
         known = ", ".join(name for name in _INSTRUCTION_SETS if name in flags)
         found["instruction sets"] = known or f"none of {', '.join(_INSTRUCTION_SETS)}"

@@ -42,15 +42,15 @@ def _network_config(model: ServedModel) -> schema.ModelConfig:
     """`<name>_network`: the exported file or its plans, also callable directly with tensors."""
     manifest, options, files = model.manifest, model.options, model.files
     config = _model(model, "network")
-    config.backend = options.backend
+    config.backend = options.chosen_backend
     config.default_model_filename = files.default
     config.cc_model_filenames.update(files.by_capability)
     config.input.extend(_input(spec) for spec in manifest.inputs)
     config.output.extend(_output(spec) for spec in manifest.outputs)
-    config.dynamic_batching.max_queue_delay_microseconds = options.queue_delay_us
+    config.dynamic_batching.max_queue_delay_microseconds = options.queue_delay_us or 0
     _bound_queue(config, options)
-    _add_instances(config, options.chosen_device, options.instances)
-    backend_of(options.backend).configure(config, model)
+    _add_instances(config, options.chosen_device, options.instances or 1)
+    backend_of(options.chosen_backend).configure(config, model)
     warmup = config.model_warmup.add(name="one", batch_size=1)
     for spec in manifest.inputs:
         tensor = warmup.inputs[spec.name]

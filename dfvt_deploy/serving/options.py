@@ -42,10 +42,10 @@ class PopulateOptions(Options):
     models: tuple[str, ...] = argument((), help="Names under --exports; all models by default.")
     exports: Path = option(Path("exports"), help="Folder of exported models.")
     repository: Path = option(Path("model_repository"), help="Triton model repository.")
-    backend: BackendName = option(
-        BackendName.ONNXRUNTIME, help="Triton backend that runs the network."
+    backend: BackendName | None = option(
+        None, help="Triton backend that runs the network; onnxruntime by default."
     )
-    precision: Precision = option(Precision.FP32, help="Precision of the file that is served.")
+    precision: Precision | None = option(None, help="Precision that is served; fp32 by default.")
     flavor: Flavor = option(
         Flavor.TENSORRT,
         help="Kind of the plans for --backend tensorrt. Only the embedded server loads rtx.",
@@ -84,8 +84,8 @@ class PopulateOptions(Options):
         maximum=MOST_PIXELS,
         help="Most pixels of an image that is served; larger images are not decoded.",
     )
-    instances: int = option(
-        1, minimum=1, maximum=_MOST_WORKERS, help="Copies of the network on each device."
+    instances: int | None = option(
+        None, minimum=1, maximum=_MOST_WORKERS, help="Network copies on each device; 1 by default."
     )
     preprocess_instances: int | None = option(
         None,
@@ -93,17 +93,17 @@ class PopulateOptions(Options):
         maximum=_MOST_WORKERS,
         help="Processes that decode images; 2 by default, 4 before a GPU.",
     )
-    threads: int = option(
-        0,
+    threads: int | None = option(
+        None,
         minimum=0,
         maximum=_MOST_WORKERS,
-        help="Threads of one copy of the network on the CPU; 0 for as many as there are cores.",
+        help="Threads of one copy of the network on the CPU; by default one for each core, as 0.",
     )
-    queue_delay_us: int = option(
-        0,
+    queue_delay_us: int | None = option(
+        None,
         minimum=0,
         maximum=10_000_000,
-        help="Microseconds that the network waits for more images to fill a batch.",
+        help="Microseconds that the network waits for more images to fill a batch; 0 by default.",
     )
     queue_size: int = option(
         128,
@@ -121,20 +121,20 @@ class PopulateOptions(Options):
     def check(self) -> None:
         if self.to and not self.promote:
             raise BadInput("--to makes the version live, --no-promote does not; give one of them")
-        facts = self.backend.facts
-        if self.precision not in facts.precisions:
+        backend, precision = self.chosen_backend, self.chosen_precision
+        facts = backend.facts
+        if precision not in facts.precisions:
             *first, last = facts.precisions
-            able = [name for name in BackendName if self.precision in name.facts.precisions]
+            able = [name for name in BackendName if precision in name.facts.precisions]
             raise BadInput(
-                f"--backend {self.backend} serves {', '.join(first)} and {last}, not "
-                f"{self.precision}, as {facts.why_not}; --precision {self.precision} is for "
+                f"--backend {backend} serves {', '.join(first)} and {last}, not "
+                f"{precision}, as {facts.why_not}; --precision {precision} is for "
                 f"--backend {' or '.join(able)}"
             )
         if self.device not in (None, *facts.devices):
             place = "the CPU" if self.device == "gpu" else "a GPU"
             raise BadInput(
-                f"--device {self.device}: --backend {self.backend} runs on {place}; omit one of "
-                "the two"
+                f"--device {self.device}: --backend {backend} runs on {place}; omit one of the two"
             )
         if not facts.engines:
             self.refuse("is for --backend tensorrt", "flavor")
@@ -147,12 +147,20 @@ class PopulateOptions(Options):
     @property
     def file_precision(self) -> Precision:
         """The precision of the ONNX file that is served; OpenVINO makes bf16 of the FP32 file."""
-        return Precision.FP32 if self.precision is Precision.BF16 else self.precision
+        return Precision.FP32 if self.precision is Precision.BF16 else self.chosen_precision
+
+    @property
+    def chosen_backend(self) -> BackendName:
+        return self.backend or BackendName.ONNXRUNTIME
+
+    @property
+    def chosen_precision(self) -> Precision:
+        return self.precision or Precision.FP32
 
     @property
     def chosen_device(self) -> Literal["cpu", "gpu"]:
         """The device of the network: the given one, else the backend's first."""
-        return self.device or self.backend.facts.devices[0]
+        return self.device or self.chosen_backend.facts.devices[0]
 
     @property
     def decoders(self) -> int:

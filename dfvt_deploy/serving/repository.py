@@ -38,6 +38,7 @@ from .options import PopulateOptions
 from .records import VERSION_RECORD, VersionRecord, hashes
 from .served_model import ServedModel
 from .tasks import served_task
+from .tuned_settings import with_tuned
 
 try:
     from . import config as pbtxt
@@ -77,7 +78,7 @@ def populate(
     did not; until then, and if this process is killed, the earlier version stays live. With `to`
     the version is left to `promotion.changes.promote`.
 
-    model: folder of the exported model (`exports/<name>`).
+    model: folder of the exported model (`exports/<name>`); without settings it gets `tune`'s.
     engines: the plans to serve, as `engines.engine.open_engine` gives them; all plans of the
         precision and flavor by default.
     fields: the fields of `PopulateOptions`.
@@ -93,14 +94,16 @@ def populate_with(
     model: str | Path, options: PopulateOptions, engines: Sequence[Engine] | None = None
 ) -> PopulatedModel:
     """`populate` with its options as one object."""
-    artifact = open_artifact(model, options.file_precision, options.backend.facts.int8_target)
+    options = with_tuned(Path(model), options)
+    backend = options.chosen_backend
+    artifact = open_artifact(model, options.file_precision, backend.facts.int8_target)
     name, task = artifact.manifest.name, served_task(artifact.manifest.task)
     _check_top_k(artifact, options)
     max_batch_size = options.max_batch_size or task.max_batch_size
-    files = backend_of(options.backend).files(artifact, options, max_batch_size, engines)
+    files = backend_of(backend).files(artifact, options, max_batch_size, engines)
     if options.require_validated:
         for source in files.sources:
-            verdict = artifact.require_validated(source, options.precision)
+            verdict = artifact.require_validated(source, options.chosen_precision)
             note(f"{source} passed on {verdict.images:,} images of {verdict.dataset}")
     repository = options.repository
     try:
@@ -209,8 +212,8 @@ def _stage(staging: Path, artifact: Artifact, served: ServedModel) -> None:
         command=replace(
             served.options, models=(name,), exports=artifact.directory.parent
         ).command_line(),
-        backend=served.options.backend,
-        precision=served.options.precision,
+        backend=served.options.chosen_backend,
+        precision=served.options.chosen_precision,
         files=hashes(staging, name, version),
     )
     (ensemble / VERSION_RECORD).write_text(record.as_text(), encoding="utf-8")
@@ -226,7 +229,7 @@ def _copy_network(folder: Path, artifact: Artifact, served: ServedModel) -> None
             raise StageFailed(f"{source} changed while it was copied; run populate again")
     shutil.copyfile(artifact.directory / MANIFEST, folder / MANIFEST)
     for source_name in served.files.sources:
-        for report in artifact.reports(source_name, served.options.precision):
+        for report in artifact.reports(source_name, served.options.chosen_precision):
             shutil.copyfile(report, folder / report.name)
 
 

@@ -20,7 +20,8 @@ def onnx_file(artifact: Artifact, options: PopulateOptions, *_: object) -> Netwo
 
 def _configure(config: Any, model: ServedModel) -> None:
     if model.options.chosen_device == "cpu":
-        add_parameters(config, intra_op_thread_count=model.options.threads, inter_op_thread_count=1)
+        threads = model.options.threads or 0
+        add_parameters(config, intra_op_thread_count=threads, inter_op_thread_count=1)
     if not model.task.arena:
         add_parameters(config, enable_mem_arena=0, enable_mem_pattern=0)
 

@@ -18,7 +18,7 @@ def _configure(config: Any, model: ServedModel) -> None:
     add_parameters(config, PERFORMANCE_HINT="LATENCY", NUM_STREAMS=1)
     if model.options.threads:
         add_parameters(config, INFERENCE_NUM_THREADS=model.options.threads)
-    if model.options.precision is Precision.BF16:
+    if model.options.chosen_precision is Precision.BF16:
         add_parameters(config, HINT_BF16="YES")
 
 

@@ -23,7 +23,7 @@ def _files(
     max_batch_size: int,
     engines: Sequence[Engine] | None,
 ) -> NetworkFiles:
-    engines = engines or engines_of(artifact, options.precision, options.flavor)
+    engines = engines or engines_of(artifact, options.chosen_precision, options.flavor)
     copied = {}
     for engine in engines:
         _check_profile(artifact.manifest, engine.record, max_batch_size)

@@ -1,0 +1,46 @@
+"""`tune`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..errors import StageFailed
+from ..tuning.options import TuneOptions
+from .output import Cell, print_json, print_line, print_table
+from .parameters import add_command
+
+
+@add_command(TuneOptions)
+def tune(options: TuneOptions, as_json: bool) -> None:
+    """Find the settings that serve a model best on this machine; `populate` then takes them.
+
+    Tries what passed `validate` on live servers, with every answer checked. Ctrl-C keeps what was
+    measured, and the same command goes on from there.
+
+    Example: `dfvt-deploy tune dfvt_s_classification --goal throughput --p99-ms 200`
+    """
+    from ..artifact import model_command
+    from ..tuning.tune import tune_with
+
+    found = tune_with(options)
+    if as_json:
+        print_json(found.model_dump(mode="json"))
+    else:
+        settings = "instances / threads\n/ preprocess / delay us"
+        columns = ["", "what\naccuracy", settings, "ms p50 / p99\n/ MB / images/s"]
+        rows = [["*" * (row == found.chosen), *_cells(row)] for row in found.rows]
+        print_table(f"{options.model} on {found.cores} cores of {found.machine}", columns, rows)
+    if found.interrupted:
+        raise KeyboardInterrupt
+    if found.chosen is None:
+        limit = f" with a p99 up to {options.p99_ms:g} ms" if options.p99_ms else ""
+        raise StageFailed(f"no server answered right{limit}; the table says what each did")
+    if not as_json:
+        print_line(f"next: {model_command(options.exports / options.model, 'populate')}")
+
+
+def _cells(row: Any) -> list[Cell]:
+    backend, precision, *numbers = map(str, row.settings.values())
+    figures = [f"{value:.1f}" for value in row.figures.values()]
+    what = f"{backend} {precision}", row.verdict
+    return [what, " / ".join(numbers), row.problem or " / ".join(figures)]
