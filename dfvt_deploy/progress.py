@@ -21,6 +21,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from . import quiet
 from .text_files import printable
 
 #: Everything that is not a command's answer goes here.
@@ -72,7 +73,7 @@ def _progress(*columns: str | ProgressColumn, window: float = 30) -> Progress:
         *columns,
         console=stderr,
         speed_estimate_period=window,
-        disable=not stderr.is_terminal,
+        disable=quiet.wanted or not stderr.is_terminal,
         transient=True,
         # Answers that go to a file would end up on the terminal, where the bar is.
         redirect_stdout=sys.stdout.isatty(),
@@ -80,8 +81,9 @@ def _progress(*columns: str | ProgressColumn, window: float = 30) -> Progress:
 
 
 def note(text: str) -> None:
-    """Print a line for the user on stderr."""
-    stderr.print(printable(text), markup=False)
+    """Print a line for the user on stderr, but not with `--quiet`."""
+    if not quiet.wanted:
+        stderr.print(printable(text), markup=False)
 
 
 def warn(text: str) -> None:

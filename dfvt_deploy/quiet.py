@@ -1,4 +1,4 @@
-"""Silence for packages that print, log and warn about themselves."""
+"""Silence of packages that print, log and warn about themselves, and of commands: `--quiet`."""
 
 from __future__ import annotations
 
@@ -7,6 +7,10 @@ import io
 import logging
 import warnings
 from collections.abc import Iterator
+
+#: Whether `--quiet` was given: a command shows no progress, no notes, and of its answer the result
+#: and the next command alone.
+wanted = False
 
 
 @contextlib.contextmanager

@@ -28,7 +28,7 @@ ROOT = Path(__file__).parent.parent
 def commands() -> str:
     """Each command with its example and a table of its options."""
     group = typing.cast(typing.Any, typer.main.get_command(app))
-    parts = ["# Commands\n\nEvery command also takes `--json` and `--debug`."]
+    parts = ["# Commands\n\nEvery command also takes `--json`, `--quiet` and `--debug`."]
     for name in group.list_commands(None):
         command = group.commands[name]
         if command.hidden or not hasattr(command.callback, "options_type"):

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -208,6 +209,9 @@ def test_ray_goes_on_after_kills(photos, artifact_t, expected, environment, tmp_
 
     assert ended.returncode == 0, ended.stderr
     assert f"{len(expected)} of {GOOD + BAD} images answered" in ended.stdout
+    going_on = shlex.split(ended.stdout.splitlines()[-1].removeprefix("next: "))
+    shown = subprocess.run([sys.executable, *going_on[1:]], capture_output=True, text=True)
+    assert "reason: " in shown.stdout, shown.stderr
     check(output, expected)
 
 

@@ -240,6 +240,8 @@ def test_models_shows_ours_beside_the_published(tmp_path):
     assert done.returncode == 0
     (line,) = [line for line in done.stdout.splitlines() if "dfvt_s_classification" in line]
     assert re.findall(r"\d+\.\d+", line) == ["11.2", "11.2", "0.941", "0.8", "78.29"]
+    last = ["9 models", "next: dfvt-deploy export --variant s"]
+    assert done.stdout.splitlines()[-2:] == last
 
 
 def test_doctor_finds_what_the_tests_need():

@@ -83,7 +83,7 @@ def parsed(line: str):
     if name == "container":
         name = f"{name} {words.pop(0)}"
     context = command_of(name).make_context(name, words)
-    values = {k: v for k, v in context.params.items() if k not in ("json_", "debug")}
+    values = {k: v for k, v in context.params.items() if k not in ("json_", "quiet_", "debug")}
     return options_from(options_type(name), values)
 
 

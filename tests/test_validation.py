@@ -1,6 +1,7 @@
 """`validate` on a model that has learnt: the whole way, and faults planted on it."""
 
 import shutil
+import urllib.parse
 from pathlib import Path
 
 import numpy as np
@@ -471,6 +472,8 @@ def test_the_command_ends_with_4_and_prints_json(mine, digits, tmp_path):
     assert result.exit_code == 4, result.output
     assert "failed, culprit: fp16" in result.stdout
     assert "error: digits: failed: fp16" in result.stderr
+    page = result.stdout.splitlines()[-1].removeprefix("next: python -m webbrowser ")
+    assert Path(urllib.parse.unquote(urllib.parse.urlsplit(page).path)).is_file()
     arguments = ["populate", "digits", "--exports", str(mine.parent), "--require-validated"]
     arguments += ["--repository", str(tmp_path / "r"), "--precision", "fp16"]
     result = CliRunner().invoke(app, arguments)

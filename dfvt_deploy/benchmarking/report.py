@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,29 +14,29 @@ from .options import BenchOptions
 from .results import Bench, Row, ServedRow
 
 
-def conclusion(found: Bench, options: BenchOptions) -> list[str]:
+def conclusion(found: Bench, options: BenchOptions) -> tuple[str, str]:
     """The best of what passed its gate, and the command to go on with."""
     if options.compare:
-        compared = [(row, row.ratio) for row in found.rows[-1:] if row.ratio]
-        return [
-            f"{row.title} of {row.model} takes {ratio.median:.2f} of the first's time "
-            f"({ratio.low:.2f}-{ratio.high:.2f})"
-            for row, ratio in compared
+        compared = [
+            f"{row.title} of {row.model} takes {row.ratio.median:.2f} of the first's time "
+            f"({row.ratio.low:.2f}-{row.ratio.high:.2f})"
+            for row in found.rows[-1:]
+            if row.ratio
         ]
+        page = replace(options, html=options.html or Path("bench.html"))
+        return "".join(compared) or "nothing was compared", page.command_line()
     best = found.best()
     if best is None:
-        folders = [options.exports / row.model for row in found.rows[:1]]
-        return [
-            "nothing can be recommended: no form of a model passed validate and answered right",
-            *(f"next: {model_command(folder, 'validate')}" for folder in folders),
-        ]
+        text = "nothing can be recommended: no form of a model passed validate and answered right"
+        folders = [options.exports / row.model for row in found.rows]
+        return text, model_command(folders[0], "validate") if folders else "dfvt-deploy doctor"
     fast, many = best
     words = ("--backend", many.runtime, "--precision", many.precision, "--require-validated")
-    return [
+    return (
         f"of what passed: least latency {fast.title}, {fast.setting} ({fast.p50.median:.1f} ms); "
         f"most images {many.title}, {many.setting} ({many.throughput:.1f} a second)",
-        f"next: {model_command(options.exports / many.model, 'populate', *words)}",
-    ]
+        model_command(options.exports / many.model, "populate", *words),
+    )
 
 
 class Curve(NamedTuple):
@@ -63,7 +64,7 @@ def write_report(found: Bench, options: BenchOptions, path: Path) -> None:
     models = dict.fromkeys(row.model for row in found.rows)
     charts = [chart([row for row in found.rows if row.model == model]) for model in models]
     template = report_template("bench.html.j2")
-    write_text(path, template.render(b=found, lines=conclusion(found, options), charts=charts))
+    write_text(path, template.render(b=found, conclusion=conclusion(found, options), charts=charts))
 
 
 def chart(rows: Sequence[Row]) -> Chart:

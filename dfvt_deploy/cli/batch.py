@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import shlex
+
 from ..batches.options import BatchOptions
-from .output import print_json, print_line
+from .output import print_json, print_result
 from .parameters import add_command
 
 
@@ -23,9 +26,11 @@ def batch(options: BatchOptions, as_json: bool) -> None:
         document = run.record.model_dump(mode="json")
         return print_json({**document, "images_per_second": round(run.images_per_second, 2)})
     record = run.record
-    print_line(
-        f"{run.output}: {record.answered:,} of {record.images:,} images answered, "
-        f"{record.failed:,} failed, {run.images_per_second:.1f} images/s"
-    )
     table = run.output / ("failures" if record.failed else "results")
-    print_line(f'next: python -c "import pandas; print(pandas.read_parquet({str(table)!r}))"')
+    name = json.dumps(str(table), ensure_ascii=False)
+    show = f"import pyarrow.parquet as pq; print(pq.read_table({name}))"
+    print_result(
+        f"{run.output}: {record.answered:,} of {record.images:,} images answered, "
+        f"{record.failed:,} failed, {run.images_per_second:.1f} images/s",
+        shlex.join(["python", "-c", show]),
+    )

@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING
 
 from ..benchmarking.options import BenchOptions
-from .output import Cell, print_json, print_line, print_table
+from .output import Cell, print_json, print_line, print_result, print_table
 from .parameters import add_command
 
 if TYPE_CHECKING:
@@ -33,8 +33,9 @@ def bench(options: BenchOptions, as_json: bool) -> None:
         print_json(json.loads(found.model_dump_json()))
     else:
         _print_rows(found)
-        for line in (*(f"left out: {x}" for x in found.left_out), *conclusion(found, options)):
-            print_line(line)
+        for line in found.left_out:
+            print_line(f"left out: {line}")
+        print_result(*conclusion(found, options))
     if found.interrupted:
         raise KeyboardInterrupt
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from ..engines.options import BuildOptions
 from ..serving.backend_names import BackendName
 from ..serving.options import PopulateOptions
-from .output import print_json, print_line, print_table
+from .output import print_json, print_result, print_table
 from .parameters import add_command
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def build_trt(options: BuildOptions, json_: bool) -> None:
                 precision=done[0].precision,
                 flavor=options.flavor,
             )
-            print_line(f"next: {serving.command_line()}")
+            print_result(f"{len(done)} engines were built", serving.command_line())
     if failed:
         lines = (line for error in failed for line in error.args)
         raise StageFailed(f"{len(failed)} of {len(done)} failed:", *lines)

@@ -12,7 +12,7 @@ from ..serving.options import (
     StartOptions,
 )
 from .app import app
-from .output import print_json, print_line
+from .output import print_json, print_result
 from .parameters import add_command
 
 container = typer.Typer(help="What the image of the Dockerfile runs.", no_args_is_help=True)
@@ -67,7 +67,4 @@ def tensorrt_requirement(_options: RequirementOptions, as_json: bool) -> None:
     """Print the pip requirement of the bindings for the image's TensorRT."""
     from ..serving.container import tensorrt_requirement as requirement
 
-    if as_json:
-        print_json(requirement())
-    else:
-        print_line(requirement())
+    (print_json if as_json else print_result)(requirement())

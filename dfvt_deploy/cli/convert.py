@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..precision.options import ConvertOptions
-from .output import print_json, print_line, print_table
+from .output import print_json, print_line, print_result, print_table
 from .parameters import add_command
 from .several import for_each
 
@@ -69,5 +69,7 @@ def _print_conversion(converted: Converted) -> None:
     before = manifest.files[ONNX_FILES[Precision.FP32]].size
     after = manifest.files[converted.file.name].size
     times = ", ".join(f"{step} {seconds:.1f} s" for step, seconds in record.seconds.items())
-    print_line(f"{converted.file}: {after / 1e6:.1f} MB, {after / before:.0%} of FP32 ({times})")
-    print_line(f"next: {converted.artifact.command('validate')}")
+    print_result(
+        f"{converted.file}: {after / 1e6:.1f} MB, {after / before:.0%} of FP32 ({times})",
+        converted.artifact.command("validate"),
+    )

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import signal
-import sys
 from dataclasses import asdict
 
 from ..demo_page.options import DemoOptions
-from .output import print_json, print_line
+from .output import browser, print_json, print_result
 from .parameters import add_command
 
 
@@ -24,7 +23,7 @@ def demo(options: DemoOptions, as_json: bool) -> None:
         if as_json:
             print_json({"page": address, "server": options.url})
         else:
-            print_line(f"{address} tries the models of {options.url}; Ctrl-C ends it")
-        sys.stdout.flush()
+            text = f"{address} tries the models of {options.url}; Ctrl-C ends it"
+            print_result(text, browser(address))
         while True:
             signal.pause()

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ..start.options import DoctorOptions
-from .output import print_json, print_line, print_table
+from .output import print_json, print_line, print_result, print_table
 from .parameters import add_command
 
 if TYPE_CHECKING:
@@ -32,7 +32,8 @@ def doctor(_options: DoctorOptions, as_json: bool) -> None:
     if missing := [f.name for f in findings if not f.found and not f.optional]:
         raise StageFailed(f"this machine lacks {', '.join(missing)}")
     if not as_json:
-        print_line("next: dfvt-deploy quickstart")
+        lacking = ", ".join(f.name for f in findings if not f.found) or "nothing"
+        print_result(f"this machine lacks, all optional: {lacking}", "dfvt-deploy quickstart")
 
 
 def _print_findings(findings: Sequence[Finding]) -> None:

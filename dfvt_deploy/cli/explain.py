@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..explaining.options import ExplainOptions
-from .output import print_json, print_line, print_table
+from .output import browser, print_json, print_result, print_table
 from .parameters import add_command
 
 
@@ -31,4 +31,5 @@ def explain(options: ExplainOptions, as_json: bool) -> None:
         for each in found
     ]
     print_table("Heat maps (docs/explain.md)", [*columns, "agreement"], rows)
-    print_line(f"{len(found)} maps, pictures and arrays in {options.output}")
+    text = f"{len(found)} maps, pictures and arrays in {options.output}"
+    print_result(text, browser(found[0].picture if found else options.output))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..exporters.options import ExportOptions
-from .output import print_json, print_line
+from .output import print_json, print_line, print_result
 from .parameters import add_command
 from .several import for_each
 
@@ -27,7 +27,7 @@ def export(options: ExportOptions, as_json: bool) -> None:
     def export_one(model: ExportOptions) -> Artifact:
         artifact = export_with(model)
         if not as_json:
-            print_export(artifact)
+            print_export(artifact, artifact.command("populate"))
         return artifact
 
     models = {model.model_name: model for model in options.models()}
@@ -37,7 +37,7 @@ def export(options: ExportOptions, as_json: bool) -> None:
             print_json(documents if len(models) > 1 else documents[0])
 
 
-def print_export(artifact: Artifact, *, next_step: bool = True) -> None:
+def print_export(artifact: Artifact, next_command: str | None = None) -> None:
     """Print the size of the graph, each comparison, and the file."""
     manifest = artifact.manifest
     graph = manifest.graph
@@ -49,6 +49,5 @@ def print_export(artifact: Artifact, *, next_step: bool = True) -> None:
         print_line(str(check))
     times = ", ".join(f"{step} {seconds:.1f} s" for step, seconds in manifest.seconds.items())
     for name, record in manifest.files.items():
-        print_line(f"{artifact.directory / name}: {record.size / 1e6:.1f} MB ({times})")
-    if next_step:
-        print_line(f"next: {artifact.command('populate')}")
+        text = f"{artifact.directory / name}: {record.size / 1e6:.1f} MB ({times})"
+        print_result(text, next_command)

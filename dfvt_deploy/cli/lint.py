@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ..linting.options import LintOptions
-from .output import print_json, print_lines
+from ..serving.options import ServeOptions
+from .output import print_json, print_line, print_result
 from .parameters import add_command
 
 
@@ -18,6 +21,7 @@ def lint(options: LintOptions, as_json: bool) -> None:
     """
     from ..errors import BadInput
     from ..linting.formats import report_json, report_sarif, report_text
+    from ..linting.reading import is_model_folder
     from ..linting.run import lint_with
 
     report = lint_with(options)
@@ -26,6 +30,12 @@ def lint(options: LintOptions, as_json: bool) -> None:
     elif as_json or options.format == "json":
         print_json(report_json(report))
     else:
-        print_lines(report_text(report))
+        *lines, counts = report_text(report).split("\n")
+        for line in lines:
+            print_line(line)
+        path = options.paths[0]
+        served = ServeOptions(repository=path.parent if is_model_folder(path) else path)
+        again = replace(options, fix=not options.fix)
+        print_result(counts, (again if report.errors else served).command_line())
     if report.errors:
         raise BadInput(f"{report.errors} of {len(report.findings)} findings are errors")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from ..options import Options
 from ..types import Task
-from .output import print_json, print_table
+from .output import print_json, print_result, print_table
 from .parameters import add_command
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ def models(_options: ModelsOptions, as_json: bool) -> None:
         print_json([vars(row) for row in rows])
     else:
         _print_models(rows)
+        print_result(f"{len(rows)} models", "dfvt-deploy export --variant s")
 
 
 def _print_models(rows: Sequence[ModelRow]) -> None:

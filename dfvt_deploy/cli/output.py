@@ -5,10 +5,13 @@ from __future__ import annotations
 import io
 import json
 import os
+import shlex
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, TypeAlias
 
+from .. import quiet
 from ..text_files import printable
 
 #: One line, or several lines, of a table's cell.
@@ -37,14 +40,23 @@ def print_json(document: Any) -> None:
 
 
 def print_line(text: str) -> None:
-    """Print one line on stdout; control characters in it are shown as backslash escapes."""
-    print(printable(text))
+    """Print one line on stdout, but not with `--quiet`; control characters in it are shown as
+    backslash escapes."""
+    if not quiet.wanted:
+        print(printable(text))
 
 
-def print_lines(text: str) -> None:
-    """Print the lines of a text on stdout, each with its control characters escaped."""
-    for line in text.split("\n"):
-        print_line(line)
+def print_result(text: str, next_command: str | None = None) -> None:
+    """Print at once the line that an answer comes to, and the command to go on with, quoted."""
+    print(printable(text), flush=True)
+    if next_command:
+        print(printable(f"next: {next_command}"), flush=True)
+
+
+def browser(page: str | Path) -> str:
+    """The command that opens an address or a file in a browser."""
+    url = page.absolute().as_uri() if isinstance(page, Path) else page
+    return shlex.join(["python", "-m", "webbrowser", url])
 
 
 def print_error(*lines: str) -> None:
@@ -54,7 +66,10 @@ def print_error(*lines: str) -> None:
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None:
-    """Print a table below its title; control characters in it are shown as backslash escapes."""
+    """Print a table below its title, but not with `--quiet`; control characters in it are shown as
+    backslash escapes."""
+    if quiet.wanted:
+        return
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -65,6 +80,7 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Cell
     for row in rows:
         lines = ((cell,) if isinstance(cell, str) else cell for cell in row)
         table.add_row(*(Text("\n".join(map(printable, cell))) for cell in lines))
-    print_line(title)
+    if title:
+        print_line(title)
     width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else PIPED_WIDTH
     Console(highlight=False, markup=False, width=width).print(table)

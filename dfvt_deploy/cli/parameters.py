@@ -11,6 +11,7 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
+from .. import quiet
 from ..options import Options, Size, alternatives, info_of, words_of
 from .app import app
 from .exit_codes import command
@@ -32,7 +33,8 @@ def add_command(
     """
 
     def decorate(body: Body[Chosen]) -> Body[Chosen]:
-        def run(json_: bool, debug: bool, **values: Any) -> None:
+        def run(json_: bool, quiet_: bool, debug: bool, **values: Any) -> None:
+            quiet.wanted = quiet_
             with command(debug):
                 options = options_from(options_type, values)
                 options.check_files()
@@ -69,10 +71,11 @@ def help_text(docstring: str) -> str:
 
 
 def parameters_of(options_type: type[Options]) -> list[inspect.Parameter]:
-    """One parameter for each field, then `--json` and `--debug`."""
+    """One parameter for each field, then `--json`, `--quiet` and `--debug`."""
     hints = typing.get_type_hints(options_type)
     common = {
         "json_": typer.Option("--json", help="One JSON document on stdout, the rest on stderr."),
+        "quiet_": typer.Option("--quiet", "-q", help="Show the result alone, and no progress."),
         "debug": typer.Option("--debug", help="Show the traceback of an error."),
     }
     return [

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from ..capacity.options import PlanOptions
-from .output import print_json, print_line, print_table
+from .output import print_json, print_result, print_table
 from .parameters import add_command
 
 if TYPE_CHECKING:
@@ -28,9 +28,11 @@ def plan(options: PlanOptions, as_json: bool) -> None:
     if as_json:
         return print_json(asdict(found))
     print_table(f"{found.model} on {found.machine}", ["", ""], _rows(found, options))
-    print_line(f"{found.servers} servers answer {found.rate:g} images a second")
     chart = "deploy/helm/dfvt-deploy --reuse-values"  # else --set resets all other values
-    print_line(f"next: helm upgrade dfvt {chart} --set replicas={found.servers}")
+    print_result(
+        f"{found.servers} servers answer {found.rate:g} images a second",
+        f"helm upgrade dfvt {chart} --set replicas={found.servers}",
+    )
 
 
 def _rows(found: Plan, options: PlanOptions) -> list[tuple[str, str]]:

@@ -7,9 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..options import Options
 from ..promotion.options import PromoteOptions
 from ..serving.options import PopulateOptions, ServeOptions
-from .output import print_json, print_line
+from .output import print_json, print_result
 from .parameters import add_command
 from .several import for_each
 
@@ -46,12 +47,10 @@ def print_populated(populated: Sequence[PopulatedModel], repository: Path, as_js
     """Print the new version of each model, and the command that serves them."""
     if as_json:
         return print_json([{**vars(p), "repository": str(p.repository)} for p in populated])
+    going_on: Options = ServeOptions(repository=repository)
     for model in populated:
         state = "" if model.live else ", not live"
-        print_line(f"{model.repository}: {model.name} version {model.version}{state}")
-    for model in populated:
         if not model.live:
-            promotion = PromoteOptions(model=model.name, repository=repository)
-            return print_line(f"next: {promotion.command_line()}")
-    if populated:
-        print_line(f"next: {ServeOptions(repository=repository).command_line()}")
+            going_on = PromoteOptions(model=model.name, repository=repository)
+        last = going_on.command_line() if model is populated[-1] else None
+        print_result(f"{model.repository}: {model.name} version {model.version}{state}", last)

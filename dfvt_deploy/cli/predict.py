@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import BadInput, DfvtError
 from ..serving.options import PredictOptions
-from .output import print_json, print_line, print_table
+from .output import browser, print_json, print_line, print_result, print_table
 from .parameters import add_command
 
 if TYPE_CHECKING:
@@ -31,15 +32,20 @@ def predict(options: PredictOptions, as_json: bool) -> None:
     images = image_paths(options.images)
     documents: list[dict[str, Any]] = []
     failures: list[DfvtError] = []
+    going_on = replace(options, save=Path("drawn")).command_line()
     try:
         for answer, picture in _answers(options, images, failures):
-            document = answer.as_json() | ({"saved": str(picture)} if picture else {})
-            documents.append(document)
+            documents.append(answer.as_json())
+            if picture:
+                documents[-1]["saved"] = str(picture)
+                going_on = browser(picture)
             if not as_json:
                 print_prediction(answer, picture)
     finally:  # The answers before a failure are not lost.
         if as_json:
             print_json(documents)
+    if documents and not as_json:
+        print_result(f"{len(documents)} of {len(images)} images were answered", going_on)
     if failures:
         raise failures[0] if len(images) == 1 else _summary(failures, len(images))
 
@@ -93,11 +99,12 @@ def print_prediction(prediction: Prediction, saved: Path | None = None) -> None:
 
     drawing = drawing_of(prediction.task)
     rows = drawing.rows(prediction.outputs)
-    title = (
-        f"{prediction.image} ({prediction.milliseconds:.1f} ms, "
-        f"{prediction.bytes_sent:,} bytes sent, {prediction.bytes_received:,} received)"
+    print_result(
+        f"{prediction.image}: {', '.join(rows[0][1:]) if rows else 'nothing found'} "
+        f"({prediction.milliseconds:.1f} ms, {prediction.bytes_sent:,} bytes sent, "
+        f"{prediction.bytes_received:,} received)"
     )
-    print_table(title, list(drawing.columns), rows[:PRINTED_ROWS])
+    print_table("", drawing.columns, rows[:PRINTED_ROWS])
     if len(rows) > PRINTED_ROWS:
         print_line(f"and {len(rows) - PRINTED_ROWS} more; --json gives all")
     if saved:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..promotion.options import PromoteOptions, RollbackOptions, VersionsOptions
-from .output import print_json, print_line
+from .output import print_json, print_result
 from .parameters import add_command
 
 if TYPE_CHECKING:
@@ -32,6 +32,6 @@ def print_change(options: RollbackOptions, change: Change, as_json: bool) -> Non
     if as_json:
         return print_json({"model": name, **change.model_dump(mode="json")})
     before = f", before it version {change.previous}" if change.previous else ""
-    print_line(f"{name} version {change.version} is live{before}")
     versions = VersionsOptions(model=name, repository=options.repository)
-    print_line(f"next: {versions.command_line()}")
+    text = f"{name} version {change.version} is live{before}"
+    print_result(text, versions.command_line())

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ..serving.options import ServeOptions
 from ..start.options import QuickstartOptions
 from .export import print_export
-from .output import print_json, print_line, print_table
+from .output import print_json, print_line, print_result, print_table
 from .parameters import add_command
 from .predict import print_prediction
 
@@ -53,7 +53,7 @@ def _document(result: QuickstartResult) -> dict[str, Any]:
 def _print_result(result: QuickstartResult, options: QuickstartOptions) -> None:
     manifest = result.artifact.manifest
     if options.verbose:
-        print_export(result.artifact, next_step=False)
+        print_export(result.artifact)
         rows = [[step, f"{seconds:.2f}"] for step, seconds in result.seconds.items()]
         print_table("Steps", ["step", "seconds"], rows)
     answers = "the answers over HTTP and over gRPC are equal"
@@ -64,8 +64,7 @@ def _print_result(result: QuickstartResult, options: QuickstartOptions) -> None:
         ]
         title = f"{Path(result.grpc.image).parent.parent}: images that were not trained on"
         print_table(title, _COLUMNS, rows)
-        right = f"{result.right} of {len(rows)} held-out images are right"
-        answers = f"{right}, over HTTP as over gRPC"
+        answers = f"{result.right} of {len(rows)} held-out images are right, over HTTP as over gRPC"
     else:
         print_prediction(result.grpc)
     if not manifest.trained:
@@ -74,8 +73,8 @@ def _print_result(result: QuickstartResult, options: QuickstartOptions) -> None:
             f"The weights are untrained, so the answers mean nothing{why}; give --checkpoint for "
             "trained ones, or --example digits."
         )
-    print_line(
+    print_result(
         f"{manifest.name} version {result.populated.version}: exported, compared with PyTorch and "
-        f"served in {sum(result.seconds.values()):.0f} s; {answers}; picture: {options.picture}"
+        f"served in {sum(result.seconds.values()):.0f} s; {answers}; picture: {options.picture}",
+        ServeOptions(repository=options.repository).command_line(),
     )
-    print_line(f"next: {ServeOptions(repository=options.repository).command_line()}")

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import shlex
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
+from ..demo_page.options import DemoOptions
 from ..serving.options import ServeOptions
-from .output import print_json, print_line
+from .output import print_json, print_line, print_result
 from .parameters import add_command
 
 
@@ -29,7 +29,10 @@ def serve(options: ServeOptions, as_json: bool) -> None:
         from ..serving.docker import docker_command, run
 
         words = docker_command(options.repository, options.host, options.ports, options.monitoring)
-        print_docker(words, as_json)
+        if as_json:
+            print_json({"command": words})
+        else:
+            print_result(shlex.join(words))
         return run(words)
     with stopped_by_sigterm(), TritonServer(options, log_directory=Path.cwd()) as server:
         print_urls(server.urls(), as_json)
@@ -37,17 +40,9 @@ def serve(options: ServeOptions, as_json: bool) -> None:
 
 
 def print_urls(urls: Mapping[str, str | list[str]], as_json: bool) -> None:
+    """Print where a server answers which models, and the command that shows them on a page."""
     if as_json:
-        print_json(urls)
-    else:
-        for what, value in urls.items():
-            print_line(f"{what:8} {value if isinstance(value, str) else ', '.join(value)}")
-    sys.stdout.flush()
-
-
-def print_docker(command: Sequence[str], as_json: bool) -> None:
-    if as_json:
-        print_json({"command": list(command)})
-    else:
-        print_line(shlex.join(command))
-    sys.stdout.flush()
+        return print_json(urls)
+    print_line(f"metrics at {urls['metrics']}, log in {urls['log']}")
+    text = f"serving {', '.join(urls['models'])}: HTTP at {urls['http']}, gRPC at {urls['grpc']}"
+    print_result(text, DemoOptions(url=str(urls["http"])).command_line())

@@ -6,7 +6,7 @@ from typing import Any
 
 from ..errors import StageFailed
 from ..tuning.options import TuneOptions
-from .output import Cell, print_json, print_line, print_table
+from .output import Cell, print_json, print_result, print_table
 from .parameters import add_command
 
 
@@ -36,7 +36,9 @@ def tune(options: TuneOptions, as_json: bool) -> None:
         limit = f" with a p99 up to {options.p99_ms:g} ms" if options.p99_ms else ""
         raise StageFailed(f"no server answered right{limit}; the table says what each did")
     if not as_json:
-        print_line(f"next: {model_command(options.exports / options.model, 'populate')}")
+        best = ", ".join(f"{name} {value}" for name, value in found.chosen.settings.items())
+        command = model_command(options.exports / options.model, "populate")
+        print_result(f"best of {len(found.rows)}: {best}", command)
 
 
 def _cells(row: Any) -> list[Cell]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..evaluate.options import ValidateOptions
-from .output import Cell, print_json, print_line, print_table
+from .output import Cell, browser, print_json, print_line, print_result, print_table
 from .parameters import add_command
 
 if TYPE_CHECKING:
@@ -70,11 +70,12 @@ def _print_validation(found: Validation, directory: Path) -> None:
         print_line(_format_tensors(found.layers))
     for text in found.notes:
         print_line(text)
-    print_line(f"report: {directory / found.reports['html']}")
+    report = directory / found.reports["html"]
+    print_line(f"report: {report}")
     culprit = f", culprit: {found.culprit}" if found.culprit else ""
-    print_line(f"{found.outcome}{culprit}: {found.reason}")
-    if found.passed:
-        print_line(f"next: {model_command(directory, 'populate', '--require-validated')}")
+    command = model_command(directory, "populate", "--require-validated")
+    going_on = command if found.passed else browser(report)
+    print_result(f"{found.outcome}{culprit}: {found.reason}", going_on)
 
 
 def _format_tensors(layers: TensorComparison) -> str:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..promotion.options import VersionsOptions
-from .output import print_json, print_table
+from ..promotion.options import PromoteOptions, VersionsOptions
+from ..serving.options import ServeOptions
+from .output import print_json, print_result, print_table
 from .parameters import add_command
 
 if TYPE_CHECKING:
@@ -30,6 +31,11 @@ def versions(options: VersionsOptions, as_json: bool) -> None:
         ["model", "version", "", "created", "network", "verdict", "MB", "last made live"],
         [_cells(row) for row in rows],
     )
+    waiting = {row.model for row in rows} - {row.model for row in rows if row.live}
+    serving, repository = ServeOptions(repository=options.repository), options.repository
+    going_on = PromoteOptions(model=min(waiting), repository=repository) if waiting else serving
+    text = f"{len(rows)} versions, {sum(row.live for row in rows)} live"
+    print_result(text, going_on.command_line())
 
 
 def _cells(row: VersionRow) -> list[str]:
