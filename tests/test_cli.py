@@ -214,6 +214,10 @@ def test_predict_prints_saves_and_gives_json(server, tmp_path):
     (answer,) = json.loads(run(*arguments, "--json", cwd=tmp_path).stdout)
     assert len(answer["outputs"]["labels"]) == 5
     assert answer["outputs"]["labels"][0] in done.stdout
+    done = run(*arguments, "--coco", "found.json", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "--coco is for detection; this model is for classification" in done.stderr
+    assert not (tmp_path / "found.json").exists()
     (tmp_path / "bad.png").write_bytes(b"bad")
     done = run(*arguments[:1], "bad.png", *arguments[2:], cwd=tmp_path)
     assert done.returncode == 2

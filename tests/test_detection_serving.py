@@ -6,8 +6,11 @@ import sys
 
 import numpy as np
 import pytest
+from pycocotools.coco import COCO
 
+from dfvt_deploy.batches.exports import write_coco
 from dfvt_deploy.compare.detection import match_detections
+from dfvt_deploy.data import published_classes
 from dfvt_deploy.errors import BadInput
 from dfvt_deploy.runners.onnx_runtime import OnnxRuntimeRunner
 from dfvt_deploy.runners.triton import TritonRunner
@@ -107,7 +110,7 @@ def test_predict_shows_saves_and_gives_json(server, images, offline, tmp_path):
     assert drawn.width == 1600, "four times as large"
     assert drawn.height > 120, "a line below the image"
     command = [sys.executable, "-m", "dfvt_deploy", "predict", "a.png", "--model", NAME]
-    command += ["--url", server.grpc_url, "--save", "drawn"]
+    command += ["--url", server.grpc_url, "--save", "drawn", "--coco", "found.json"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
     assert str(answer.outputs["labels"][0]) in done.stdout
     assert (tmp_path / "drawn" / "a.png").is_file()
@@ -115,3 +118,36 @@ def test_predict_shows_saves_and_gives_json(server, images, offline, tmp_path):
     (document,) = json.loads(done.stdout)
     assert document["outputs"]["num_detections"] == [len(offline[2].scores)]
     assert len(document["outputs"]["masks"]) == 100
+    check_coco_results(tmp_path / "found.json", document)
+
+
+def check_coco_results(path, document):
+    """pycocotools loads what `predict --coco` wrote; the ids are those of COCO, or the model's."""
+    found, outputs = json.loads(path.read_text()), document["outputs"]
+    (n,) = outputs["num_detections"]
+    assert len(found) == n > 0
+    coco_ids = {row["name"]: int(row["coco_id"]) for row in published_classes(Task.DETECTION)}
+    assert [one["category_id"] for one in found] == [coco_ids[x] for x in outputs["labels"][:n]]
+    assert [one["score"] for one in found] == outputs["scores"][:n]
+
+    truth = COCO()
+    size = dict(zip(("height", "width"), json.loads(outputs["masks"][0])["size"], strict=True))
+    truth.dataset = {
+        "images": [{"id": 0, **size}],
+        "categories": [{"id": i, "name": name} for name, i in coco_ids.items()],
+        "annotations": [],
+    }
+    truth.createIndex()
+    loaded = truth.loadRes(str(path))
+    assert len(loaded.getAnnIds(imgIds=[0])) == n
+    for i, (left, top, right, bottom) in enumerate(outputs["boxes"][:n], 1):
+        assert loaded.anns[i]["bbox"] == pytest.approx([left, top, right - left, bottom - top])
+        expected = rle.decode(json.loads(outputs["masks"][i - 1]))
+        np.testing.assert_array_equal(loaded.annToMask(loaded.anns[i]), expected)
+
+    labels = ["another", *outputs["labels"][1:]]
+    own = {**document, "image": "d/000041.png", "outputs": {**outputs, "labels": labels}}
+    write_coco([own], path)
+    found = json.loads(path.read_text())
+    assert [one["category_id"] for one in found] == outputs["class_ids"][:n]
+    assert {one["image_id"] for one in found} == {41}

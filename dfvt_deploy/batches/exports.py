@@ -3,28 +3,33 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from ..data import class_names, published_classes
 from ..errors import BadInput
-from ..files import staged
+from ..files import staged, write_text
 from ..types import Task
 from .plan import Plan
 from .shards import arrow
 
+#: The columns of a detection.
+_FOUND = ("boxes", "scores", "class_ids", "labels", "masks")
 
-def check_export(kind: str, task: Task) -> None:
-    """Raise BadInput for a kind of export that a task does not have."""
-    if kind == "coco" and task is not Task.DETECTION:
-        raise BadInput(f"--export coco is for detection; this model is for {task}")
+
+def check_export(option: str, task: Task) -> None:
+    """Raise BadInput for a kind of export, named by its option, that a task does not have."""
+    if option.endswith("coco") and task is not Task.DETECTION:
+        raise BadInput(f"{option} is for detection; this model is for {task}")
 
 
 def write_export(kind: str, plan: Plan) -> Path:
     """Write `coco.json`, or `fiftyone/samples.json` for `fiftyone.types.LegacyFiftyOneDataset`."""
     if kind == "coco":
-        path, items, around = plan.folder / "coco.json", _coco_results(plan), ("[", "]")
+        published = plan.record.labels in ((), class_names(Task.DETECTION))
+        items, around = _coco_results(_rows(plan), published), ("[", "]")
+        path = plan.folder / "coco.json"
     else:
         path, items = plan.folder / "fiftyone" / "samples.json", _samples(plan)
         around = ('{"samples": [', "]}")
@@ -36,6 +41,20 @@ def write_export(kind: str, plan: Plan) -> Path:
     return path
 
 
+def write_coco(documents: Iterable[Mapping[str, Any]], path: Path) -> None:
+    """Write detections as COCO results, of `Prediction.as_json`. The ids are COCO's own where each
+    label is COCO's of its class id."""
+    rows = []
+    for index, document in enumerate(documents):
+        count = document["outputs"]["num_detections"][0]
+        row = {name: document["outputs"][name][:count] for name in _FOUND}
+        row["masks"] = [json.loads(mask) for mask in row["masks"]]
+        rows.append({"image": document["image"], "index": index, **row})
+    names = dict(enumerate(class_names(Task.DETECTION)))
+    published = all(names.get(i) == label for row in rows for _, _, i, label, _ in _found(row))
+    write_text(path, json.dumps([*_coco_results(rows, published)], indent=1) + "\n")
+
+
 def _rows(plan: Plan) -> Iterator[dict[str, Any]]:
     for shard in range(plan.record.shards):
         yield from arrow().parquet.read_table(plan.tables(shard)[0]).to_pylist()
@@ -43,17 +62,15 @@ def _rows(plan: Plan) -> Iterator[dict[str, Any]]:
 
 def _found(row: dict[str, Any]) -> Iterator[tuple[Any, ...]]:
     """Box, score, class id, label and mask of each detection."""
-    names = ("boxes", "scores", "class_ids", "labels", "masks")
-    return zip(*(row[name] for name in names), strict=True)
+    return zip(*(row[name] for name in _FOUND), strict=True)
 
 
-def _coco_results(plan: Plan) -> Iterator[dict[str, Any]]:
-    """COCO's own ids where the classes are COCO's, and where a file's name is an image's number;
-    else class ids and indices."""
-    ids: dict[int, int] = {}
-    if plan.record.labels in ((), class_names(Task.DETECTION)):
-        ids = {i: int(row["coco_id"]) for i, row in enumerate(published_classes(Task.DETECTION))}
-    for row in _rows(plan):
+def _coco_results(rows: Iterable[dict[str, Any]], published: bool) -> Iterator[dict[str, Any]]:
+    """COCO's own ids where the classes are the published ones, and where a file's name is an
+    image's number; else class ids and indices."""
+    classes = published_classes(Task.DETECTION) if published else ()
+    ids = {i: int(row["coco_id"]) for i, row in enumerate(classes)}
+    for row in rows:
         stem = Path(row["image"]).stem
         for (left, top, right, bottom), score, class_id, _, mask in _found(row):
             yield {

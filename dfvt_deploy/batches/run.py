@@ -55,7 +55,7 @@ def batch_with(options: BatchOptions) -> BatchRun:
     arrow()
     wanted = _record(options)
     for kind in options.export:
-        check_export(kind, wanted.task)
+        check_export(f"--export {kind}", wanted.task)
     with _only_run(options):
         with spinner("batch: looking for images"):
             plan = open_plan(options, wanted, options.workers or usable_cores())

@@ -27,6 +27,7 @@ def predict(options: PredictOptions, as_json: bool) -> None:
 
     Example: `dfvt-deploy predict cat.jpg --model dfvt_s_classification --protocol http`
     """
+    from ..batches.exports import check_export, write_coco
     from ..serving.client import image_paths
 
     images = image_paths(options.images)
@@ -35,6 +36,8 @@ def predict(options: PredictOptions, as_json: bool) -> None:
     going_on = replace(options, save=Path("drawn")).command_line()
     try:
         for answer, picture in _answers(options, images, failures):
+            if options.coco:
+                check_export("--coco", answer.task)
             documents.append(answer.as_json())
             if picture:
                 documents[-1]["saved"] = str(picture)
@@ -44,6 +47,8 @@ def predict(options: PredictOptions, as_json: bool) -> None:
     finally:  # The answers before a failure are not lost.
         if as_json:
             print_json(documents)
+    if options.coco:
+        write_coco(documents, options.coco)
     if documents and not as_json:
         print_result(f"{len(documents)} of {len(images)} images were answered", going_on)
     if failures:

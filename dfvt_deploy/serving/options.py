@@ -322,8 +322,11 @@ class PredictOptions(Options):
         None, minimum=0, maximum=1, help="Least score of an answer that is kept; all by default."
     )
     save: Path | None = option(None, help="Folder for copies of the images with the answers drawn.")
+    coco: Path | None = option(None, help="File for the detections of all images as COCO results.")
     timeout: float = option(60.0, minimum=0.001, help="Seconds for one request.")
 
     def check_files(self) -> None:
         if self.save is not None:
             check_output_folder(self.save, "--save")
+        if self.coco is not None:
+            check_output_folder(self.coco.parent, "--coco")
