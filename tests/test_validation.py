@@ -1,5 +1,6 @@
 """`validate` on a model that has learnt: the whole way, and faults planted on it."""
 
+import re
 import shutil
 import urllib.parse
 from pathlib import Path
@@ -119,6 +120,14 @@ def test_the_whole_way_from_pytorch_to_a_served_answer(mine, labelled, tmp_path)
     assert found.stage("triton ensemble").total.figures["top1"] >= 0.97
     assert found.stage("triton preprocess").step.tensors["images"].max_abs == 0
     assert 0 < found.stage("fp16").step.tensors["logits"].max_rel < 0.01
+    page = (mine / found.reports["html"]).read_text()
+    headings = re.findall(r"Images that changed most: ([^<]+)<", page)
+    assert headings == ["fp16", "int8", "triton ensemble"]
+    for name, part in zip(headings, page.split("Images that changed most: ")[1:], strict=True):
+        changed = found.stage(name).changed
+        assert len(changed) == 6 and all(f"<b>{one.image}</b>" in part for one in changed)
+        assert part.count(f"Answer of {name} on ") == part.count("Answer of PyTorch") == 6
+    assert found.stage("int8").changed[0].change > found.stage("fp16").changed[0].change
 
 
 def test_swapped_channels_in_the_servers_preprocessing(mine, labelled, tmp_path):
@@ -140,7 +149,7 @@ def test_swapped_channels_in_the_servers_preprocessing(mine, labelled, tmp_path)
     assert found.stage("triton postprocess").step.figures["top1"] == 1
     page = (mine / found.reports["html"]).read_text()
     assert "failed (culprit)" in page
-    assert page.count("data:image/jpeg") == 2 * len(found.changed) == 12
+    assert page.count("data:image/jpeg") == 2 * len(found.stage(found.shown).changed) == 12
 
 
 def test_a_label_file_shifted_by_one_in_the_servers_last_step(mine, labelled, tmp_path):

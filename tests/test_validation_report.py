@@ -56,6 +56,7 @@ def _validation(**changes) -> Validation:
             scores={"top1": 91.25},
             drop=6.25,
             step_drop=6.25,
+            changed=(ImageChange(image=EVIL, change=100),),
             outcome="failed",
         ),
     )
@@ -89,7 +90,6 @@ def _validation(**changes) -> Validation:
                     candidate_score=25.0,
                 ),
             ),
-            "changed": (ImageChange(image=EVIL, change=100),),
             "notes": (EVIL,),
             "checkpoint": EVIL,
             "versions": {EVIL: EVIL},
@@ -141,7 +141,7 @@ def test_the_report_takes_nothing_from_elsewhere_and_escapes_what_it_is_given():
         ),
         Picture(EVIL, 1, problem=EVIL),
     ]
-    text = html_report(_validation(), pictures)
+    text = html_report(_validation(), {EVIL: pictures})
     page = _parsed(text)
     assert "script" not in {tag for tag, _ in page.tags}
     assert page.text.count(EVIL) >= 12
@@ -169,7 +169,7 @@ def test_nothing_of_the_report_is_beyond_the_screen(width, tmp_path):
         "data:image/png;base64," + base64.b64encode(file.getvalue()).decode(), ("tench, 62.0%",)
     )
     page_file = tmp_path / "report.html"
-    page_file.write_text(html_report(_validation(), [Picture("a.jpg", 1, drawn, drawn)]))
+    page_file.write_text(html_report(_validation(), {"fp16": [Picture("a.jpg", 1, drawn, drawn)]}))
     with sync_playwright() as tools:
         browser = tools.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": width, "height": 900})
@@ -203,7 +203,7 @@ def test_a_report_without_a_judged_image_says_so():
         stage.model_copy(update={"scores": {}, "step": None, "total": None, "step_checks": ()})
         for stage in _validation().stages
     )
-    page = _parsed(html_report(_validation(stages=stages, images=0), []))
+    page = _parsed(html_report(_validation(stages=stages, images=0), {}))
     assert "No image could be judged" in page.text
 
 
@@ -223,7 +223,7 @@ def test_a_name_that_is_not_utf_8_is_escaped_in_every_record():
     text = found.model_dump_json()
     assert Validation.model_validate_json(text) == found
     assert found.unjudged[0].image == r"caf\udce9\n.jpg"
-    html_report(found, []).encode()
+    html_report(found, {}).encode()
 
 
 def _unjudged(name: str) -> Unjudged:

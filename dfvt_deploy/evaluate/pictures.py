@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from ..compare.detection import MIN_SCORE
 from ..drawing import drawing_of
 from ..tasks.images import decode_image
-from ..types import Task
+from ..types import Precision, Task
 from . import run
 from .build_stages import Stages
 from .results import Validation
@@ -49,22 +49,26 @@ class Picture:
 
 def drawn_changes(
     validation: Validation, stages: Stages, samples: Mapping[str, Sample]
-) -> list[Picture]:
-    """Pass the images that changed most through the shown stage again, and draw the answers.
+) -> dict[str, list[Picture]]:
+    """Pass the images that changed most through a stage again and draw the answers, by stage: of
+    the shown one, of files in another precision, and of stages beyond their own step's limits.
     `samples` are the images by the names that `validation` gives them."""
-    if validation.shown is None or not validation.changed:
-        return []
-    way = stages.way_to(validation.shown)
-    pictures = []
-    for changed in validation.changed:
-        prepared = run.prepare(samples[changed.image], stages.pipeline)
-        try:
-            done = [outputs for _, outputs, _ in run.stage_outputs(way, prepared)]
-            first, last = (_drawn(validation.task, outputs) for outputs in (done[0], done[-1]))
-        except (run.ImageRefused, ValueError, IndexError) as error:
-            pictures.append(Picture(changed.image, changed.change, problem=str(error)))
-        else:
-            pictures.append(Picture(changed.image, changed.change, first, last))
+    pictures: dict[str, list[Picture]] = {}
+    for stage in validation.stages:
+        keeps = all(check.passed for check in stage.step_checks)
+        rounds = stage.file is not None and stage.precision is not Precision.FP32
+        if keeps and not rounds and stage.name != validation.shown:
+            continue
+        way, drawn = stages.way_to(stage.name), pictures.setdefault(stage.name, [])
+        for changed in stage.changed:
+            prepared = run.prepare(samples[changed.image], stages.pipeline)
+            try:
+                done = [outputs for _, outputs, _ in run.stage_outputs(way, prepared)]
+                first, last = (_drawn(validation.task, outputs) for outputs in (done[0], done[-1]))
+            except (run.ImageRefused, ValueError, IndexError) as error:
+                drawn.append(Picture(changed.image, changed.change, problem=str(error)))
+            else:
+                drawn.append(Picture(changed.image, changed.change, first, last))
     return pictures
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from pathlib import Path
 
 from ..artifact import Artifact, update_manifest
@@ -17,7 +16,7 @@ from .results import StageResult, Validation
 
 
 def record_validation(
-    found: Validation, pictures: Sequence[Picture], directory: Path, *, verdicts: bool
+    found: Validation, pictures: dict[str, list[Picture]], directory: Path, *, verdicts: bool
 ) -> None:
     """Write the HTML and the JSON report into the folder of an exported model, in one step; with
     `verdicts` also the verdict about each file into the folder's manifest."""

@@ -23,8 +23,8 @@ TEMPLATE = "report.html.j2"
 LISTED_CLASSES = 15
 
 
-def html_report(validation: Validation, pictures: Sequence[Picture]) -> str:
-    """The page with all figures and the drawn images."""
+def html_report(validation: Validation, pictures: dict[str, list[Picture]]) -> str:
+    """The page with all figures and the drawn images of each stage."""
     return report_template().render(
         v=validation,
         pictures=pictures,

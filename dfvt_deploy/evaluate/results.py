@@ -89,6 +89,13 @@ class ChanceLevel(Record):
         return self.lower_bound is None or self.lower_bound <= self.needed
 
 
+class ImageChange(PrintableRecord):
+    """An image whose answers a stage changed, against the reference. A larger `change` is more."""
+
+    image: str
+    change: float
+
+
 class StageResult(PrintableRecord):
     """The figures of one stage. The reference is compared with nothing and has no agreements.
 
@@ -98,7 +105,7 @@ class StageResult(PrintableRecord):
     total, total_checks: agreement with the reference, and its limits.
     scores: the dataset's metric, in points. drop: what its first figure lost against the
         reference; step_drop: what it lost against the stage before.
-    milliseconds: mean time for one image.
+    milliseconds: mean time for one image. changed: the images that changed most.
     """
 
     name: str
@@ -117,6 +124,7 @@ class StageResult(PrintableRecord):
     step_drop: float | None = None
     gate: GateFigures | None = None
     milliseconds: float = 0
+    changed: tuple[ImageChange, ...] = ()
     outcome: Outcome | Literal["reference"] = "reference"
     basis: Basis | None = None
     reason: str = ""
@@ -140,13 +148,6 @@ class Unjudged(PrintableRecord):
     image: str
     stage: str
     reason: str
-
-
-class ImageChange(PrintableRecord):
-    """An image whose answers the shown stage changed. A larger `change` is more."""
-
-    image: str
-    change: float
 
 
 class ClassChange(PrintableRecord):
@@ -202,7 +203,7 @@ class Validation(PrintableRecord):
     reason: why the outcome is what it is, in a sentence.
     metric, reference_level: the dataset's first figure, and the reference's score beside chance;
         None without labels.
-    shown: the stage that `classes` and `changed` are about.
+    shown: the stage that `classes` is about.
     refused: number of images that could not be judged; `unjudged` lists the first of them.
     reports: names of the files that were written, by their kind (`json`, `html`).
     """
@@ -228,7 +229,6 @@ class Validation(PrintableRecord):
     refused: int
     shown: str | None
     classes: tuple[ClassChange, ...]
-    changed: tuple[ImageChange, ...]
     layers: TensorComparison | None = None
     notes: tuple[str, ...]
     checkpoint: str

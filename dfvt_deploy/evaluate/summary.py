@@ -128,6 +128,7 @@ def stage_results(
             step_checks=checks(sums.step, stage.step_limits) if sums.step else (),
             total_checks=checks(sums.total, stage.total_limits) if sums.total else (),
             milliseconds=round(sums.milliseconds / max(summary.images, 1), 3),
+            changed=sums.most_changed(),
         )
         if level is not None:
             gate_limit = None if level.at_chance else max_drop

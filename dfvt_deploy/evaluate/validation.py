@@ -208,7 +208,6 @@ def _found(
             summary.stages[reference.name],
             summary.stages[shown],
         ),
-        changed=summary.stages[shown].most_changed(),
         layers=_inner_tensors(artifact, options, stages, dataset),
         notes=provenance.notes(manifest, dataset, options),
         checkpoint=provenance.checkpoint_text(manifest),
