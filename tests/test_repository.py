@@ -59,7 +59,7 @@ def test_repository_is_that_of_the_contract(repository):
     assert _tensors(network.output) == {"logits": (pbtxt.schema.TYPE_FP32, [1000])}
     assert network.HasField("dynamic_batching")
     (group,) = network.instance_group
-    assert (group.kind, group.count) == (pbtxt.schema.ModelInstanceGroup.KIND_CPU, 1)
+    assert (group.kind, group.count) == (pbtxt.schema.ModelInstanceGroup.KIND_CPU, 2)
     assert {m.max_batch_size for m in (ensemble, network)} == {64}
 
 

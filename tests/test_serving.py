@@ -448,7 +448,7 @@ def test_what_dies_is_started_again_at_the_same_ports(repository, tmp_path, imag
     for count in (1, 2, 3):
         server = _tritonserver(process.pid)
         steps = children_of(server)
-        assert len(steps) == 4
+        assert len(steps) == 5
         os.kill(server if killed == "the server" else steps[-1], signal.SIGKILL)
         deadline = time.monotonic() + 60
         while server in children_of(process.pid) and time.monotonic() < deadline:
@@ -469,17 +469,30 @@ def test_what_dies_is_started_again_at_the_same_ports(repository, tmp_path, imag
     assert not _shared_memory(process.pid)
 
 
-def test_a_request_that_ends_the_server_costs_a_restart(repository, tmp_path, images):
-    """The embedded release divides by zero for this parameter on an output of strings."""
+def _classes_of_strings(address, image):
+    """Divides by zero in the embedded release."""
     import tritonclient.http
 
-    process, document = _start(repository, tmp_path)
-    client = tritonclient.http.InferenceServerClient(document["http"], network_timeout=20)
-    image = tritonclient.http.InferInput("image", [1, 1], "BYTES")
-    image.set_data_from_numpy(np.array([[images[0]]], dtype=np.object_))
+    client = tritonclient.http.InferenceServerClient(address, network_timeout=20)
+    tensor = tritonclient.http.InferInput("image", [1, 1], "BYTES")
+    tensor.set_data_from_numpy(np.array([[image]], dtype=np.object_))
     labels = tritonclient.http.InferRequestedOutput("labels", class_count=2)
+    client.infer(NAME, [tensor], outputs=[labels])
+
+
+def _shape_without_data(address, _):
+    """The embedded release reserves memory by the shape, more than `serve` allows it."""
+    tensor = {"name": "image", "shape": [2**31], "datatype": "FP32", "data": [1]}
+    connection = http.client.HTTPConnection(address, timeout=20)
+    connection.request("POST", f"/v2/models/{NAME}/infer", json.dumps({"inputs": [tensor]}))
+    connection.getresponse()
+
+
+@pytest.mark.parametrize("send", [_classes_of_strings, _shape_without_data])
+def test_a_request_that_ends_the_server_costs_a_restart(repository, tmp_path, images, send):
+    process, document = _start(repository, tmp_path)
     with contextlib.suppress(Exception):
-        client.infer(NAME, [image], outputs=[labels])
+        send(document["http"], images[0])
     deadline = time.monotonic() + 60
     while not _answers(document["http"], "http", images[0]):
         assert time.monotonic() < deadline
@@ -487,6 +500,7 @@ def test_a_request_that_ends_the_server_costs_a_restart(repository, tmp_path, im
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 0, errors
+    assert "starting Triton again" in errors
 
 
 def test_a_server_that_ends_too_often_is_given_up(repository, monkeypatch):

@@ -141,13 +141,15 @@ def _graphs(model: ModelFolder) -> Findings:
 
 
 def check_threads(model: ModelFolder, instances: int, cores: int) -> Findings:
-    """Threads of all CPU instances against the cores of the machine."""
+    """Threads of all CPU instances against the cores: two instances may take turns on them all, the
+    one at what the other's threads leave idle."""
     if model.backend != "onnxruntime" or not instances:
         return
     key = "intra_op_thread_count"
     text = model.config.parameters[key].string_value if key in model.config.parameters else "0"
     threads = (int(text) if re.fullmatch(_WHOLE, text) else 0) or cores
-    if instances * threads > cores:
+    if instances * threads > 2 * cores:
         problem = f"{instances} instances of {threads} threads share {cores} cores"
-        fix = f"write intra_op_thread_count {max(cores // instances, 1)}, or fewer instances"
+        most = max(2 * cores // instances, 1)
+        fix = f"write intra_op_thread_count {most} or less, or fewer instances"
         yield model.at("threads-and-instances", f"parameters[{key}]", problem, fix)

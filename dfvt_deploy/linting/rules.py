@@ -88,7 +88,9 @@ RULES: Mapping[str, Rule] = {
     "schedulers": Rule(ERROR, "Two schedulers are set for one model."),
     "instance-group": Rule(ERROR, "An instance group's kind and settings contradict each other."),
     "gpu-missing": Rule(ERROR, "A model asks for a GPU and this machine has none."),
-    "threads-and-instances": Rule(WARNING, "Instances and threads add up to more than the cores."),
+    "threads-and-instances": Rule(
+        WARNING, "Instances and threads add up to more than twice the cores."
+    ),
     "cpu-instances-implicit": Rule(WARNING, "Two CPU instances start because no count is given."),
     "parameter": Rule(WARNING, "A parameter is not known to the backend, which ignores it."),
     "parameter-value": Rule(ERROR, "A parameter has a value that the backend refuses."),

@@ -49,7 +49,8 @@ def _network_config(model: ServedModel) -> schema.ModelConfig:
     config.output.extend(_output(spec) for spec in manifest.outputs)
     config.dynamic_batching.max_queue_delay_microseconds = options.queue_delay_us or 0
     _bound_queue(config, options)
-    _add_instances(config, options.chosen_device, options.instances or 1)
+    usual = model.task.instances if options.chosen_device == "cpu" else 1
+    _add_instances(config, options.chosen_device, options.instances or usual)
     backend_of(options.chosen_backend).configure(config, model)
     warmup = config.model_warmup.add(name="one", batch_size=1)
     for spec in manifest.inputs:

@@ -85,7 +85,10 @@ class PopulateOptions(Options):
         help="Most pixels of an image that is served; larger images are not decoded.",
     )
     instances: int | None = option(
-        None, minimum=1, maximum=_MOST_WORKERS, help="Network copies on each device; 1 by default."
+        None,
+        minimum=1,
+        maximum=_MOST_WORKERS,
+        help="Copies of the network on each device; 1 by default, 2 of a classifier on the CPU.",
     )
     preprocess_instances: int | None = option(
         None,

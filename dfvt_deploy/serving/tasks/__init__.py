@@ -44,6 +44,8 @@ class ServedTask:
     top_k: whether `--top-k` means anything.
     arena: whether onnxruntime keeps its memory between requests. With sizes that differ from
         request to request it would keep the most that each ever needed.
+    instances: copies of the network on the CPU by default. Two take turns at what one thread does;
+        of a large network that is little, and its memory is not.
     """
 
     network_outputs: tuple[str, ...]
@@ -56,6 +58,7 @@ class ServedTask:
     on_request: tuple[str, ...] = ()
     top_k: bool = False
     arena: bool = True
+    instances: int = 1
 
     def sized_answers(self, manifest: Manifest, options: Mapping[str, Any]) -> tuple[Answer, ...]:
         """The answers of one model with these answer options; only the batch size stays open."""

@@ -14,4 +14,5 @@ SERVED = ServedTask(
     answer_options=lambda manifest, k, _pixels: {"k": min(k or TOP_K, manifest.num_classes)},
     scored=("class_ids", "scores", "labels"),
     top_k=True,
+    instances=2,
 )
