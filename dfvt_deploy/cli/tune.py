@@ -43,6 +43,5 @@ def tune(options: TuneOptions, as_json: bool) -> None:
 
 def _cells(row: Any) -> list[Cell]:
     backend, precision, *numbers = map(str, row.settings.values())
-    figures = [f"{value:.1f}" for value in row.figures.values()]
-    what = f"{backend} {precision}", row.verdict
-    return [what, " / ".join(numbers), row.problem or " / ".join(figures)]
+    figures = row.problem or " / ".join(f"{value:.1f}" for value in row.figures.values())
+    return [(f"{backend} {precision}", row.verdict), " / ".join(numbers), figures]

@@ -146,5 +146,6 @@ class _Run:
                 row = row.model_copy(update={"problem": error.args[0]})
         self.rows[c, point] = row
         if stderr.is_terminal:
-            note(f"{c.title} {point}: {row.problem or row.figures}")
+            text = ", ".join(f"{name} {value:.1f}" for name, value in row.figures.items())
+            note(f"{len(self.rows)}: {c.title} {tuple(point)}: {row.problem or text}")
         return self.cost(row)
