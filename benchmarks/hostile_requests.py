@@ -179,18 +179,19 @@ class Hostile:
 
 def ends_triton(document: dict) -> bool:
     """Whether a shape asks for much memory, or an output for classes; see SECURITY.md."""
-    inputs, outputs = (document.get(key) for key in ("inputs", "outputs"))
-    for each in (*(inputs or ()), *(outputs or ())) if isinstance(inputs or [], list) else ():
+    inputs = document.get("inputs")
+    for each in inputs if isinstance(inputs, list) else ():
         shape = each.get("shape") if isinstance(each, dict) else None
-        sizes = [s for s in shape or () if isinstance(s, int)] if isinstance(shape, list) else []
+        sizes = [s for s in shape if isinstance(s, int)] if isinstance(shape, list) else []
         if abs(math.prod(sizes)) > 2**27:
             return True
-    return "classification" in json.dumps(outputs)
+    return "classification" in json.dumps(document.get("outputs"))
 
 
 def change(rng: random.Random, document: dict) -> None:
     """Makes one place of a JSON request wrong."""
-    tensor = rng.choice(document.get("inputs") or [{}])
+    inputs = document.get("inputs")
+    tensor = rng.choice(inputs) if isinstance(inputs, list) and inputs else None
     kind = rng.randrange(9)
     if kind == 0:
         document[rng.choice(("inputs", "outputs", "id", "parameters"))] = rng.choice(VALUES)
