@@ -18,7 +18,7 @@ class Point(NamedTuple):
 
 
 def grid_of(cores: int, concurrency: int) -> list[Point]:
-    """The sensible settings, first those that `populate` takes by default. The threads of all
+    """The sensible settings, first one instance with all cores. The threads of all
     instances are half the cores, all, or twice as many, of an odd number all but one; a request
     alone waits for no other."""
     found = [
