@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 import typing
+from collections.abc import Iterable
 from pathlib import Path
 
 import typer
@@ -83,6 +84,13 @@ def pages() -> dict[str, str]:
     return texts
 
 
+def navigation(paths: Iterable[str]) -> list[str | dict[str, list[str]]]:
+    """The pages in their order, the tutorials as one group after the first."""
+    first, *others = paths
+    tutorials = [path for path in others if path.startswith("tutorials/")]
+    return [first, {"Tutorials": tutorials}, *(p for p in others if p not in tutorials)]
+
+
 def build(folder: Path) -> None:
     """Write the site to `folder`/site. Raises CalledProcessError where a link is broken."""
     shutil.rmtree(folder, ignore_errors=True)
@@ -95,7 +103,7 @@ def build(folder: Path) -> None:
     config = {
         "site_name": "dfvt-deploy",
         "theme": {"font": False},  # nothing from elsewhere
-        "nav": list(texts),
+        "nav": navigation(texts),
     }
     (folder / "mkdocs.yml").write_text(json.dumps(config), encoding="utf-8")
     command = [sys.executable, "-m", "zensical", "build", "--strict", "--config-file", "mkdocs.yml"]
