@@ -52,8 +52,9 @@ format: setup
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-schema: setup  ## after a change of the manifest
+schema: setup  ## after a change of the manifest, or of what a command prints with --json
 	$(BIN)/python -c "import json; from dfvt_deploy.manifest import manifest_schema as s; print(json.dumps(s(), indent=2))" > docs/manifest.schema.json
+	$(BIN)/python docs/schemas.py
 
 site: setup  ## the documentation, with a reference made from the code: build/site/site/index.html
 	$(BIN)/python docs/site.py build/site

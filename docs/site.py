@@ -94,7 +94,8 @@ def navigation(paths: Iterable[str]) -> list[str | dict[str, list[str]]]:
 def build(folder: Path) -> None:
     """Write the site to `folder`/site. Raises CalledProcessError where a link is broken."""
     shutil.rmtree(folder, ignore_errors=True)
-    shutil.copytree(ROOT / "docs/images", folder / "docs/images")
+    for name in ("images", "schemas"):
+        shutil.copytree(ROOT / "docs" / name, folder / "docs" / name)
     texts = pages()
     for path, text in texts.items():
         page = folder / "docs" / path

@@ -6,8 +6,10 @@ import shutil
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 from unittest import mock
 
+import jsonschema
 import numpy as np
 import torch
 from PIL import Image
@@ -18,6 +20,7 @@ from dfvt_deploy.serving.records import VERSION_RECORD, hashes, read_version
 from .reference import fixture_weights
 
 REFERENCE = Path(__file__).parent / "reference"
+SCHEMAS = Path(__file__).parent.parent / "docs" / "schemas"
 
 #: Differences that the reference arrays allow (two threads, any CPU).
 LOGITS_TOLERANCE = 2e-5
@@ -112,3 +115,10 @@ def encoded(image: Image.Image, format_: str = "JPEG", **options) -> bytes:
     file = io.BytesIO()
     image.save(file, format_, **options)
     return file.getvalue()
+
+
+def json_document(command: str, text: str) -> Any:
+    """The document that a command printed with `--json`, which keeps to its published schema."""
+    document = json.loads(text)
+    jsonschema.validate(document, json.loads((SCHEMAS / f"{command}.schema.json").read_text()))
+    return document

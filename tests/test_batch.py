@@ -30,7 +30,7 @@ from dfvt_deploy.tasks import rle
 from dfvt_deploy.tasks.images import decode_image
 from dfvt_deploy.types import Task
 
-from .fixtures import encoded, photograph
+from .fixtures import encoded, json_document, photograph
 from .test_remote import s3  # noqa: F401
 
 #: Makes a worker slow enough to be killed at work, and one image end its process.
@@ -187,7 +187,7 @@ def test_local_goes_on_after_kills_and_past_an_image_that_kills(
 
     assert ended.returncode == 0, ended.stderr
     assert f"{GOOD + BAD + 1} images were done before" in ended.stderr
-    assert 3 <= done == len(before) < json.loads(ended.stdout)["shards"]
+    assert 3 <= done == len(before) < json_document("batch", ended.stdout)["shards"]
     assert all(path.stat().st_mtime_ns == at for path, at in before.items())
     check(output, expected, BAD + 1)
     reasons = {Path(row["image"]).name: row["reason"] for row in rows(output, "failures")}

@@ -1,6 +1,5 @@
 """Measuring: what is ranked, what is counted as right, and what an interrupted run gives."""
 
-import json
 import multiprocessing
 import os
 import re
@@ -27,7 +26,7 @@ from dfvt_deploy.runners.triton import TritonRunner
 from dfvt_deploy.serving.server import serve
 from dfvt_deploy.types import Precision
 
-from .fixtures import copy_of
+from .fixtures import copy_of, json_document
 
 NAME = "dfvt_t_classification"
 QUICK = {"runtimes": ("onnxruntime",), "rounds": 2, "threads": (1,), "limit": 2}
@@ -149,7 +148,7 @@ def test_ctrl_c_gives_the_rows_until_then_and_130(judged, monkeypatch, capfd, in
         app, [*words, "--threads", "1", "--precision", "int8", "--rounds", "1000", "--json"]
     )
     assert result.exit_code == 130
-    document = json.loads(result.stdout)
+    document = json_document("bench", result.stdout)
     assert document["interrupted"] and len(document["offline"]) == 2
     assert not multiprocessing.active_children() and "Traceback" not in capfd.readouterr().err
 

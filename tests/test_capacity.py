@@ -17,6 +17,7 @@ from dfvt_deploy.capacity.simulation import simulate
 from dfvt_deploy.cli import app
 from dfvt_deploy.errors import BadInput
 
+from .fixtures import json_document
 from .test_commands import ROOT
 
 #: What benchmarks/capacity.py measured, see docs/capacity.md.
@@ -142,7 +143,7 @@ def test_the_command_prints_a_plan_and_the_next_step(figures_file):
     words = ["plan", str(figures_file), "--rate", "300", "--p99-ms", "50", "--price", "1"]
     shown = CliRunner().invoke(app, words)
     assert shown.exit_code == 0, shown.output
-    document = json.loads(CliRunner().invoke(app, [*words, "--json"]).stdout)
+    document = json_document("plan", CliRunner().invoke(app, [*words, "--json"]).stdout)
     assert f"--set replicas={document['servers']}" in shown.stdout.splitlines()[-1]
     assert f"{document['per_hour']:.2f} an hour" in shown.stdout
 

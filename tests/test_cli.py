@@ -1,6 +1,5 @@
 """The command line: exit codes, messages, JSON, and what starting it costs."""
 
-import json
 import os
 import re
 import resource
@@ -15,7 +14,7 @@ import dfvt_deploy
 from dfvt_deploy.errors import BadInput, DfvtError
 from dfvt_deploy.files import cache_directory
 
-from .fixtures import encoded, photograph
+from .fixtures import encoded, json_document, photograph
 
 
 def run(*arguments, cwd=None, environment=None, **options) -> subprocess.CompletedProcess:
@@ -180,9 +179,9 @@ def test_a_full_disk_ends_with_3_and_leaves_nothing(tmp_path, checkpoint_t):
 def test_export_populate_and_their_json(tmp_path, checkpoint_t):
     done = run("export", "--variant", "t", "--checkpoint", checkpoint_t, "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["name"] == "dfvt_t_classification"
+    assert json_document("export", done.stdout)["name"] == "dfvt_t_classification"
     done = run("populate", "--json", cwd=tmp_path)
-    assert json.loads(done.stdout) == [
+    assert json_document("populate", done.stdout) == [
         {
             "name": "dfvt_t_classification",
             "version": 1,
@@ -211,7 +210,7 @@ def test_predict_prints_saves_and_gives_json(server, tmp_path):
     done = run(*arguments, "--save", "drawn", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "drawn" / "a.png").is_file()
-    (answer,) = json.loads(run(*arguments, "--json", cwd=tmp_path).stdout)
+    (answer,) = json_document("predict", run(*arguments, "--json", cwd=tmp_path).stdout)
     assert len(answer["outputs"]["labels"]) == 5
     assert answer["outputs"]["labels"][0] in done.stdout
     done = run(*arguments, "--coco", "found.json", cwd=tmp_path)
@@ -228,7 +227,7 @@ def test_quickstart_ends_with_equal_answers(tmp_path, monkeypatch):
     monkeypatch.setenv("DFVT_DEPLOY_RELEASE_URL", "http://127.0.0.1:9/none")
     done = run("quickstart", "--variant", "t", "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    document = json.loads(done.stdout)
+    document = json_document("quickstart", done.stdout)
     assert document["http"]["outputs"] == document["grpc"]["outputs"]
     assert len(document["http"]["outputs"]["labels"]) == 5
     assert set(document["seconds"]) >= {"export", "populate", "serve", "stop"}
@@ -256,7 +255,7 @@ def test_doctor_finds_what_the_tests_need():
     assert "dfvt-deploy[tensorrt]" in findings["TensorRT"].fix
     assert "--gpus=all" in findings["NVIDIA GPU"].fix
     done = run("doctor", "--json")
-    assert {entry["name"] for entry in json.loads(done.stdout)} == set(findings)
+    assert {entry["name"] for entry in json_document("doctor", done.stdout)} == set(findings)
 
 
 def test_exit_codes_are_those_of_the_contract():

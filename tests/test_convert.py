@@ -1,6 +1,5 @@
 """`convert`: FP16 and INT8 files, what stays in FP32, and what is refused."""
 
-import json
 import re
 import shutil
 import subprocess
@@ -29,7 +28,7 @@ from dfvt_deploy.precision.loops import cut_loops, join_loops
 from dfvt_deploy.runners.onnx_runtime import OnnxRuntimeRunner
 from dfvt_deploy.types import Precision, Task
 
-from .fixtures import copy_of, encoded, photograph
+from .fixtures import copy_of, encoded, json_document, photograph
 
 #: What makes dense conversions quick.
 SMALL = {"images": 2, "max_side": 128}
@@ -435,6 +434,6 @@ def test_the_command_goes_on_past_a_failure_and_is_quiet(artifact_t, tmp_path):
     )
     assert done.returncode == 3
     assert "1 of 2 failed" in done.stderr
-    (document,) = json.loads(done.stdout)
+    (document,) = json_document("convert", done.stdout)
     assert document["file"] == "exports/dfvt_t_classification/model.fp16.onnx"
     assert len(done.stderr.splitlines()) == 2, "how many failed, and each with its reason"

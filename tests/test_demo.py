@@ -3,6 +3,9 @@
 import http.client
 import json
 import shutil
+import signal
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
@@ -16,7 +19,7 @@ from dfvt_deploy.serving.repository import populate
 from dfvt_deploy.serving.server import serve
 from dfvt_deploy.tasks import detection
 
-from .fixtures import encoded, photograph
+from .fixtures import encoded, json_document, photograph
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 needs_chromium = pytest.mark.skipif(
@@ -205,3 +208,18 @@ def test_detections_a_camera_wrong_files_and_a_stopped_server(address, tmp_path)
 def test_a_server_that_does_not_answer_is_named():
     with demo(url="127.0.0.1:9", port=0) as address, opened(address) as (page, _):
         page.locator("#status", has_text="Triton at 127.0.0.1:9 does not answer").wait_for()
+
+
+def test_the_command_says_where_the_page_is_until_it_is_stopped(triton):
+    command = [sys.executable, "-m", "dfvt_deploy", "demo", "--url", triton.http_url]
+    page = subprocess.Popen([*command, "--port", "0", "--json"], stdout=subprocess.PIPE, text=True)
+    try:
+        printed = "".join(iter(page.stdout.readline, "}\n")) + "}"
+        found = json_document("demo", printed)
+        assert found["server"] == triton.http_url
+        reply, _ = request(found["page"])
+        assert reply.status == 200
+    finally:
+        page.send_signal(signal.SIGTERM)
+        page.communicate(timeout=30)
+    assert page.returncode == 0

@@ -22,7 +22,7 @@ from dfvt_deploy.tasks import detection, rle
 from dfvt_deploy.tasks.images import decode_image
 from dfvt_deploy.types import Task
 
-from .fixtures import encoded, photograph
+from .fixtures import encoded, json_document, photograph
 
 NAME = "dfvt_t_detection"
 
@@ -115,7 +115,7 @@ def test_predict_shows_saves_and_gives_json(server, images, offline, tmp_path):
     assert str(answer.outputs["labels"][0]) in done.stdout
     assert (tmp_path / "drawn" / "a.png").is_file()
     done = subprocess.run([*command, "--json"], cwd=tmp_path, capture_output=True, check=True)
-    (document,) = json.loads(done.stdout)
+    (document,) = json_document("predict", done.stdout)
     assert document["outputs"]["num_detections"] == [len(offline[2].scores)]
     assert len(document["outputs"]["masks"]) == 100
     check_coco_results(tmp_path / "found.json", document)

@@ -35,6 +35,7 @@ from dfvt_deploy.serving.tasks import served_task
 from dfvt_deploy.types import Flavor, Int8Target, Precision, Task
 
 from .engine_files import SIDE, add_file, add_fp16, add_quantised, copied
+from .fixtures import json_document
 
 #: Precisions that have a file to build from.
 BUILT = (Precision.FP32, Precision.FP16, Precision.INT8)
@@ -473,7 +474,7 @@ def test_the_command_builds_all_and_ends_in_a_table(artifact_t, detection_artifa
     one = [*arguments[:1], artifact_t.manifest.name, *arguments[1:], "--json"]
     done = CliRunner().invoke(app, one)
     assert done.exit_code == 0, done.stderr
-    (document,) = json.loads(done.stdout)
+    (document,) = json_document("build-trt", done.stdout)
     assert document["record"]["network_layers"]["source"] == "network"
     assert document["path"].endswith("model.fp32.rtx.plan")
 

@@ -1,6 +1,5 @@
 """Heat maps: the published formula, the stroke of a digit, and other runtimes than PyTorch."""
 
-import json
 from dataclasses import replace
 
 import numpy as np
@@ -24,7 +23,7 @@ from dfvt_deploy.task_entries import entry
 from dfvt_deploy.tasks.images import normalise
 from dfvt_deploy.types import Task
 
-from .fixtures import encoded, photograph
+from .fixtures import encoded, json_document, photograph
 
 CLASSIFICATION = entry("explaining", Task.CLASSIFICATION, "EXPLANATION")
 
@@ -126,7 +125,7 @@ def test_a_server_and_other_runtimes_are_explained_as_model_onnx_is(artifact_t, 
     for other in (["--url", server.grpc_url], ["--runtime", "openvino"]):
         done = CliRunner().invoke(app, [*command, *other])
         assert done.exit_code == 0, done.stderr
-        here, there = json.loads(done.stdout)
+        here, there = json_document("explain", done.stdout)
         assert here["source"] == "fp32 onnxruntime"
         assert there["agreement"] > 0.99
         maps = [np.load(each["array"]) for each in (here, there)]

@@ -22,6 +22,7 @@ from dfvt_deploy.linting.run import lint
 from dfvt_deploy.serving.installation import find_tritonserver
 from dfvt_deploy.serving.ports import EPHEMERAL, free_ports
 
+from .fixtures import json_document
 from .lint_corpus import CASES, write_corpus
 from .lint_models import IO, network, onnx_case, python, write_case
 
@@ -252,7 +253,9 @@ def test_formats_and_exit_codes(tmp_path):
     assert "error [dims] input[0].dims: " in text.stdout and "fix: " in text.stdout
     ignored = run(app, ["lint", str(tmp_path / "repository"), "--ignore", "dims"])
     assert ignored.exit_code == 0
-    document = json.loads(run(app, ["lint", str(tmp_path / "repository"), "--json"]).stdout)
+    document = json_document(
+        "lint", run(app, ["lint", str(tmp_path / "repository"), "--json"]).stdout
+    )
     assert document["errors"] == 1 and document["findings"][0]["rule"] == "dims"
     sarif = json.loads(run(app, ["lint", str(tmp_path / "repository"), "--format", "sarif"]).stdout)
     assert sarif == report_sarif(lint(tmp_path / "repository"))

@@ -3,15 +3,17 @@
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
+from dfvt_deploy.cli import app
 from dfvt_deploy.errors import BadInput
 from dfvt_deploy.models.backbone import DenseBackbone
 from dfvt_deploy.models.build import build_model, fill_untrained
-from dfvt_deploy.models.table import model_table
+from dfvt_deploy.models.table import ModelRow
 from dfvt_deploy.models.variants import VARIANTS
 from dfvt_deploy.types import Variant
 
-from .fixtures import LOGITS_TOLERANCE, REFERENCE, fixture_state_dict, shapes
+from .fixtures import LOGITS_TOLERANCE, REFERENCE, fixture_state_dict, json_document, shapes
 from .reference import fixture_weights
 
 
@@ -77,7 +79,8 @@ def test_build_model_names_the_choices():
 
 
 def test_table_counts_what_the_paper_counts():
-    rows = {row.name: row for row in model_table()}
+    printed = json_document("models", CliRunner().invoke(app, ["models", "--json"]).stdout)
+    rows = {row["name"]: ModelRow(**row) for row in printed}
     assert len(rows) == 9
     counted = {v: rows[f"dfvt_{v}_classification"] for v in Variant}
     assert [round(row.gmacs, 3) for row in counted.values()] == [0.306, 0.941, 2.707]

@@ -22,7 +22,7 @@ from dfvt_deploy.serving.history import been_live, read_history
 from dfvt_deploy.serving.layout import live_version, make_live
 from dfvt_deploy.serving.repository import populate
 
-from .fixtures import copy_of
+from .fixtures import copy_of, json_document
 from .test_repository import NAME
 
 ROOT = Path(__file__).parent.parent
@@ -192,12 +192,14 @@ def test_the_commands(root, monkeypatch):
 
     done = run("promote", NAME, "--version", "2", "--json")
     assert done.exit_code == 0, done.output
-    assert json.loads(done.stdout)["version"] == 2
+    assert json_document("promote", done.stdout)["version"] == 2
     table = run("versions", NAME).output
     assert "live" in table and "before" in table and "passed" in table
-    rows = json.loads(run("versions", "--json").stdout)
+    rows = json_document("versions", run("versions", "--json").stdout)
     assert [(r["version"], r["live"]) for r in rows] == [(1, False), (2, True), (3, False)]
     assert rows[1]["change"]["action"] == "promote"
+    assert json_document("rollback", run("rollback", NAME, "--json").stdout)["version"] == 1
+    assert run("promote", NAME, "--version", "2").exit_code == 0
     assert "version 1 is live, before it version 2" in run("rollback", NAME).output
     assert run("rollback", NAME).exit_code == 2
     judged(root / "exports", "failed", "2026-03-03")

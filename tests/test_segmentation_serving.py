@@ -1,6 +1,5 @@
 """Segmentation on a real Triton server."""
 
-import json
 import subprocess
 import sys
 
@@ -19,7 +18,7 @@ from dfvt_deploy.tasks import segmentation
 from dfvt_deploy.tasks.images import decode_image
 from dfvt_deploy.types import Task
 
-from .fixtures import encoded, photograph
+from .fixtures import encoded, json_document, photograph
 
 NAME = "dfvt_t_segmentation"
 
@@ -103,7 +102,7 @@ def test_predict_shows_saves_and_gives_json(server, images, offline, tmp_path):
     assert "%" in done.stdout
     assert (tmp_path / "drawn" / "a.png").is_file()
     done = subprocess.run([*command, "--json"], cwd=tmp_path, capture_output=True, check=True)
-    (document,) = json.loads(done.stdout)
+    (document,) = json_document("predict", done.stdout)
     assert document["outputs"]["labels"] == list(class_names(Task.SEGMENTATION))
 
 

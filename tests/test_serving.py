@@ -37,7 +37,7 @@ from dfvt_deploy.serving.server import serve
 from dfvt_deploy.tasks import classification
 from dfvt_deploy.tasks.images import decode_image
 
-from .fixtures import encoded, photograph
+from .fixtures import encoded, json_document, photograph
 from .test_preprocessing import MODES, damaged, jpeg_of_many_scans
 
 NAME = "dfvt_t_classification"
@@ -390,7 +390,7 @@ def _start(
         line = process.stdout.readline()
         document += line
         if line == "}\n":
-            return process, json.loads(document)
+            return process, json_document("serve", document)
         assert line, process.communicate()
 
 

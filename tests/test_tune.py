@@ -1,7 +1,6 @@
 """Tuning: what the search finds, what is never measured, and what `populate` does with it."""
 
 import itertools
-import json
 import math
 import random
 import shutil
@@ -21,6 +20,7 @@ from dfvt_deploy.tuning import tune as tuning
 from dfvt_deploy.tuning.search import Point, grid_of, search
 from dfvt_deploy.types import Precision
 
+from .fixtures import json_document
 from .test_bench import NAME, with_verdicts
 
 #: Milliseconds of the forms on one core, and how well each uses further threads.
@@ -162,7 +162,7 @@ def test_the_command_prints_the_best_and_the_next_command(judged, found, monkeyp
     assert max(map(len, done.stdout.splitlines()[1:-2])) <= 80
     assert done.stdout.splitlines()[-1].startswith(f"next: dfvt-deploy populate {NAME}")
     assert "left out: onnxruntime int8, as model.int8.onnx is failed; judge it: " in done.stderr
-    document = json.loads(CliRunner().invoke(app, [*words, "--json"]).stdout)
+    document = json_document("tune", CliRunner().invoke(app, [*words, "--json"]).stdout)
     assert document["chosen"]["figures"] == found.chosen.figures
     late = CliRunner().invoke(app, [*words, "--p99-ms", "0.001"])
     assert late.exit_code == 3 and "with a p99 up to 0.001 ms" in late.stderr

@@ -1,6 +1,5 @@
 """`validate` where the reference has learnt nothing."""
 
-import json
 import shutil
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from dfvt_deploy.cli import app
 from dfvt_deploy.errors import GateFailed
 from dfvt_deploy.serving.repository import populate
 
-from .fixtures import encoded, photograph
+from .fixtures import encoded, json_document, photograph
 
 
 @pytest.fixture
@@ -39,7 +38,7 @@ def test_a_gate_on_a_reference_at_chance_is_inconclusive(
     arguments += ["--checkpoint", str(checkpoint_t), "--dataset", "imagenet", "--max-drop", "5"]
     result = CliRunner().invoke(app, [*arguments, "--data", str(dataset), "--json"])
     assert result.exit_code == 4, result.output
-    found = json.loads(result.stdout)
+    found = json_document("validate", result.stdout)
     assert (found["outcome"], found["culprit"]) == ("inconclusive", None)
     assert found["reference_level"] == {
         "score": 0,
