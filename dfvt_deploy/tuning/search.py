@@ -17,10 +17,10 @@ class Point(NamedTuple):
     queue_delay_us: int
 
 
-def grid_of(cores: int, concurrency: int) -> list[Point]:
-    """The sensible settings, first one instance with all cores. The threads of all
-    instances are half the cores, all, or twice as many, of an odd number all but one; a request
-    alone waits for no other."""
+def grid_of(cores: int, concurrency: int, usual: int) -> list[Point]:
+    """The sensible settings, first those that `populate` takes by default, with `usual` instances.
+    All threads are half the cores, as many, or twice as many; one request waits for none."""
+    default = Point(usual, cores, 2, 0)
     found = [
         Point(count, threads, decoders, delay)
         for count in range(1, cores + 1)
@@ -29,7 +29,7 @@ def grid_of(cores: int, concurrency: int) -> list[Point]:
         for delay in ((0, 1000, 4000) if concurrency > 1 else (0,))
         if cores % count <= cores % 2 and 1 <= threads <= cores
     ]
-    return sorted(found, key=lambda point: point != Point(1, cores, 2, 0))
+    return [default, *(point for point in found if point != default)]
 
 
 def search(

@@ -22,6 +22,7 @@ from ..evaluate.store import digest_of
 from ..files import cache_directory, write_text
 from ..progress import note, stderr
 from ..provenance import now
+from ..serving.tasks import served_task
 from ..serving.tuned_settings import may_be_chosen
 from ..tuned import TunedRow, Tuning
 from .options import TuneOptions
@@ -29,9 +30,7 @@ from .search import Point, grid_of, search
 
 #: Seconds of a window in the search, and of one in which so many of the best are measured again.
 _SHORT, _LONG, _FINALISTS = 0.5, 2.0, 3
-
-#: The cost of a p99 at its limit.
-_TOO_SLOW = 1e9
+_TOO_SLOW = 1e9  # the cost of a p99 at its limit
 
 
 def tune(model: str | Path, **fields: Any) -> Tuning:
@@ -92,7 +91,8 @@ class _Run:
 
     def measure_all(self, candidates: list[Candidate]) -> None:
         """Search with short measurements in 7 tenths of the time, then measure the best longer."""
-        grid = grid_of(usable_cores(), self._requests)
+        usual = served_task(self._artifact.manifest.task).instances
+        grid = grid_of(usable_cores(), self._requests, usual)
         most = max(8, len(grid) * len(candidates) // 5)
         end = monotonic() + 42 * self._options.minutes
         costs = search(candidates, grid, self._measure, lambda n: n < most and monotonic() < end)
