@@ -239,6 +239,7 @@ def damaged(rng: random.Random) -> bytes:
             data[at:at] = data[at : at + rng.choice((1, 4, 1000))] * rng.choice((1, 50))
         else:
             del data[max(at, 8) :]
+        data = data or bytearray(1)
     return bytes(data)
 
 

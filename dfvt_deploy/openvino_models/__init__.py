@@ -13,9 +13,6 @@ from typing import Any
 
 import openvino
 
-#: Batch sizes that get a model of their own; each holds the weights once more.
-_MOST_FIXED = 4
-
 
 class CompiledModels:
     """A file compiled for the CPU; several threads may call `infer` at once.
@@ -23,11 +20,13 @@ class CompiledModels:
     precision: the precision that OpenVINO chose for it, which a CPU may force.
     inputs: the inputs of the file.
 
-    A model of one batch size is faster than one that takes them all. The first sizes that are asked
-    for get their own; other sizes, and files with other free dimensions, share one model.
+    A model of one batch size is faster than one that takes them all, and holds the weights once
+    more. One image and the first sizes that are asked for, `most_fixed` in all, get their own;
+    other sizes, and files with other free dimensions, share one model.
     """
 
-    def __init__(self, file: Path, settings: Mapping[str, Any]) -> None:
+    def __init__(self, file: Path, settings: Mapping[str, Any], most_fixed: int = 4) -> None:
+        self._most_fixed = most_fixed
         self._core, self._file, self._settings = openvino.Core(), file, dict(settings)
         self._models: dict[int, Any] = {}
         self._lock, self._local = threading.Lock(), threading.local()
@@ -36,6 +35,10 @@ class CompiledModels:
         self._rest = {each.get_any_name(): _without_batch(each) for each in source.inputs}
         first = self._model(1 if None not in self._rest.values() else 0)
         self.precision: str = first.get_property("INFERENCE_PRECISION_HINT").to_string()
+
+    def compile_for_all_sizes(self) -> None:
+        """Compile the model of all sizes before a request needs it."""
+        self._model(0)
 
     def infer(self, feed: Mapping[str, Any]) -> dict[str, Any]:
         """All outputs by name. Raises OpenVINO's own exceptions."""
@@ -56,7 +59,7 @@ class CompiledModels:
     def _model(self, batch: int) -> Any:
         """The model of a batch size; that of 0 takes every size."""
         with self._lock:
-            if batch not in self._models and batch and len(self._models) >= _MOST_FIXED:
+            if batch not in self._models and batch and len(self._models) >= self._most_fixed:
                 batch = 0
             if batch not in self._models:
                 source = self._core.read_model(self._file)
