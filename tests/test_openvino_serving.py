@@ -42,8 +42,7 @@ def test_the_settings_are_those_of_nvidias_backend(repository, artifact_t):
 
 @needs_bfloat16
 def test_a_server_answers_in_bfloat16_as_the_runner_does(repository, artifact_t):
-    # One image, as the model that the server has for more rounds otherwise in bfloat16.
-    feed = {"images": random_images(1, 224, 224)}
+    feed = {"images": random_images(3, 224, 224)}
     with OpenVINORunner(artifact_t.onnx_path(), Precision.BF16, threads=1) as runner:
         expected = runner.infer(feed)["logits"]
     with OpenVINORunner(artifact_t.onnx_path()) as runner:

@@ -29,14 +29,13 @@ class TritonPythonModel(BatchingModel):  # type: ignore[misc]
             "NUM_STREAMS": "1",
             "INFERENCE_NUM_THREADS": self.parameters.get("INFERENCE_NUM_THREADS", usable_cores()),
         }
-        # No other sizes, whose first requests would wait for a model to be compiled.
-        self.models = CompiledModels(self.onnx_file, settings, most_fixed=1)
-        self.models.compile_for_all_sizes()
+        self.models = CompiledModels(self.onnx_file, settings)
         if (found := self.models.precision) != precision:
             raise pb_utils.TritonModelException(
                 f"openvino: this CPU computes in {found}, not in {precision}; populate with "
                 "--backend onnxruntime"
             )
+        self.models.compile_all()
 
     def infer(self, feed: Mapping[str, Any]) -> dict[str, Any]:
         results = self.models.infer(feed)
