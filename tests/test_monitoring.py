@@ -287,7 +287,7 @@ def _firing(name: str) -> str:
 @pytest.fixture(scope="module")
 def watched(artifact_t, tmp_path_factory) -> Watched:
     folder = tmp_path_factory.mktemp("watched")
-    populate(artifact_t.directory, repository=folder / "models", queue_size=4)
+    populate(artifact_t.directory, repository=folder / "models", queue_size=4, instances=1)
     good, bad = encoded(photograph(120, 90)), b"not an image, SECRET"
     watched = Watched()
     with contextlib.ExitStack() as opened:
