@@ -100,6 +100,20 @@ def test_labels_neither_cover_each_other_nor_leave_the_image(size):
     assert pixels.max() == 1
 
 
+def test_the_line_from_a_label_to_its_box_crosses_no_other_label(monkeypatch):
+    boxes, captions = np.array([[100.0, 60, 250, 290], [2, 8, 290, 290]]), ["first", "second"]
+    drawn = []
+    for second in ((200, 20), None):  # its line to its box passes over the first label
+        places = [(100, 10), second]
+        monkeypatch.setattr(detection, "place_labels", lambda *_, places=places: places)
+        image = photograph(300, 300)
+        left_out = detection._draw_boxes(image, boxes, captions, [(255, 0, 0), (0, 255, 0)])
+        assert left_out == [("second", (0, 255, 0))] * (second is None)
+        drawn.append(np.array(image))
+    assert np.any(drawn[0][12:20, 60:98] != drawn[1][12:20, 60:98]), "no line was drawn"
+    assert np.array_equal(drawn[0][12:22, 102:130], drawn[1][12:22, 102:130])
+
+
 def test_no_two_classes_share_a_colour():
     preferred = np.array([[250, 0, 0], [250, 10, 0], [240, 0, 10], [0, 0, 250]], np.uint8)
     colours = canvas.distinct_colours(np.repeat(preferred, 20, axis=0))

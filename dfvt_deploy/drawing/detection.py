@@ -70,22 +70,21 @@ def _draw_boxes(
     for box, colour in reversed(list(zip(boxes.tolist(), colours, strict=True))):
         pen.rectangle(tuple(box), outline=colour, width=line)
     sizes = [(int(font.getlength(caption)) + size // 2, size + size // 3) for caption in captions]
-    left_out: list[tuple[str, Colour | None]] = []
     places = place_labels(boxes, sizes, image.size)
-    for box, caption, colour, (width, height), place in zip(
-        boxes.tolist(), captions, colours, sizes, places, strict=True
-    ):
-        if place is None:
-            left_out.append((caption, colour))
-            continue
-        x, y = place
-        corner = (min(max(box[0], x), x + width), min(max(box[1], y), y + height))
-        if corner != (box[0], box[1]):
-            pen.line((*corner, box[0], box[1]), fill=colour, width=max(1, line // 2))
-        pen.rectangle((x, y, x + width - 1, y + height - 1), fill=colour)
-        middle = (x + size // 4, y + height / 2)
-        pen.text(middle, caption, fill=text_on(colour), font=font, anchor="lm")
-    return left_out
+    labels = list(zip(boxes.tolist(), captions, colours, sizes, places, strict=True))
+    for box, _, colour, (width, height), place in labels:
+        if place is not None:  # first, so that no label is crossed out
+            x, y = place
+            corner = (min(max(box[0], x), x + width), min(max(box[1], y), y + height))
+            if corner != (box[0], box[1]):
+                pen.line((*corner, box[0], box[1]), fill=colour, width=max(1, line // 2))
+    for _, caption, colour, (width, height), place in labels:
+        if place is not None:
+            x, y = place
+            pen.rectangle((x, y, x + width - 1, y + height - 1), fill=colour)
+            middle = (x + size // 4, y + height / 2)
+            pen.text(middle, caption, fill=text_on(colour), font=font, anchor="lm")
+    return [(label[1], label[2]) for label in labels if label[4] is None]
 
 
 def rows(answers: Answers) -> list[list[str]]:
