@@ -162,6 +162,8 @@ REFUSED = {
     "a name that is a number": (b"K\x01K\x01\x93", "something else than text"),
     "a call without a tuple": (named("os", "mkdir") + b"NR", "something else than a tuple"),
     "a key without a value": (b"}(" + text("a") + b"u", "key without a value"),
+    "an entry of a text": (text("a") + text("b") + whole(1) + b"s", "neither a list nor a dict"),
+    "an item of a dict": (b"}" + whole(1) + b"a", "neither a list nor a dict"),
     "a view of a storage": (
         b"("
         + text("storage")

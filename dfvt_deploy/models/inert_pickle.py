@@ -105,6 +105,14 @@ class _Machine:
         values, self.stack[cut:] = self.stack[cut:], []
         return values
 
+    def _target(self, kind: type[Any]) -> Any:
+        """The topmost value, which must be of this kind, or stand for an object that may be."""
+        if isinstance(self.stack[-1], kind):
+            return self.stack[-1]
+        if isinstance(self.stack[-1], Foreign):
+            return kind([])  # what is added to it is not read
+        raise ValueError("its pickle adds values to something that is neither a list nor a dict")
+
     def step(self, opcode: str, argument: Any) -> None:
         """Carry out one opcode of `pickletools.opcodes`."""
         if opcode in _MAKING:
@@ -116,11 +124,9 @@ class _Machine:
         elif opcode in _ADDING:
             values, add = self.take(_ADDING[opcode]), opcode[:3]
             if add == "SET":
-                pairs = _pairs(values)
-                if isinstance(self.stack[-1], Entries):
-                    self.stack[-1].pairs.extend(pairs)
-            elif add == "APP" and isinstance(self.stack[-1], list):
-                self.stack[-1].extend(values)
+                self._target(Entries).pairs.extend(_pairs(values))
+            elif add == "APP":
+                self._target(list).extend(values)
         elif opcode.endswith("PUT") or opcode == "MEMOIZE":
             self.memo[len(self.memo) if argument is None else argument] = self.stack[-1]
         elif opcode.endswith("GET"):
