@@ -164,6 +164,7 @@ REFUSED = {
     "a key without a value": (b"}(" + text("a") + b"u", "key without a value"),
     "an entry of a text": (text("a") + text("b") + whole(1) + b"s", "neither a list nor a dict"),
     "an item of a dict": (b"}" + whole(1) + b"a", "neither a list nor a dict"),
+    "items appended to a tensor": (tensor() + b"(NNe", "neither a list nor a dict"),
     "a view of a storage": (
         b"("
         + text("storage")
@@ -257,7 +258,6 @@ HARMLESS = {
     "a list in itself": b"]q\x01h\x01a",
     "a dict in itself": b"}q\x01" + text("a") + b"h\x01s",
     "items added to an expanded tensor": tensor(size=(2**39,), stride=(0,)) + b"(NN\x90",
-    "items appended to a tensor": tensor() + b"(NNe",
     "state set on a function": named("torch._utils", "_rebuild_tensor_v2") + b"}b",
     "a set": b"\x8f(" + text("a") + b"\x90",
     "bytes of every kind": b"C\x01aB\x01\0\0\0a\x8e" + struct.pack("<Q", 1) + b"a\x87",
