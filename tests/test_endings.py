@@ -14,6 +14,7 @@ import threading
 import pytest
 from typer.testing import CliRunner
 
+from dfvt_deploy import quiet
 from dfvt_deploy.cli import app
 from dfvt_deploy.cli.output import browser
 from dfvt_deploy.serving.repository import populate
@@ -78,6 +79,7 @@ def test_a_command_ends_in_a_result_and_the_next_command(line, folder, server):
     lines = short.stdout.splitlines()
     assert len(lines) == results + 1
     assert lines[-1] == last and sum(each.startswith("next: ") for each in lines) == 1
+    assert not quiet.wanted, "the library would be quiet too"
     assert short.stderr == ""
 
 

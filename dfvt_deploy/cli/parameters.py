@@ -35,10 +35,13 @@ def add_command(
     def decorate(body: Body[Chosen]) -> Body[Chosen]:
         def run(json_: bool, quiet_: bool, debug: bool, **values: Any) -> None:
             quiet.wanted = quiet_
-            with command(debug):
-                options = options_from(options_type, values)
-                options.check_files()
-                body(options, json_)
+            try:
+                with command(debug):
+                    options = options_from(options_type, values)
+                    options.check_files()
+                    body(options, json_)
+            finally:  # a program may call the library afterwards
+                quiet.wanted = False
 
         parameters = parameters_of(options_type)
         run.__doc__ = help_text(body.__doc__ or "")
