@@ -215,8 +215,9 @@ def test_the_image_starts_answers_and_ends(exports, tmp_path):
             assert run(*health, environment=environment).returncode == 0
             answer = next(predict([tmp_path / "a.png"], NAME, url=f"127.0.0.1:{grpc}"))
             assert len(answer.outputs["labels"]) == 5
+            output = process.stdout.readline() + process.stdout.readline()  # once it serves
             process.send_signal(signal.SIGTERM)
-            output, log = process.communicate(timeout=30)
+            _, log = process.communicate(timeout=30)
         finally:
             process.kill()
     assert process.returncode == 0, log
