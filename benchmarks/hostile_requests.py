@@ -25,11 +25,11 @@ from pathlib import Path
 
 import grpc
 import numpy as np
-from mixed_load import IMAGES, memory_mb, offline, same
+from mixed_load import IMAGES, memory_mb, repository_of, same
 from PIL import Image
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from dfvt_deploy import export, open_artifact, populate, serve
+from dfvt_deploy import serve
 from dfvt_deploy.errors import DfvtError
 from dfvt_deploy.runners.triton import TritonRunner
 from dfvt_deploy.serving.process import children_of
@@ -262,15 +262,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        for task in () if options.models else ("classification", "detection", "segmentation"):
-            static = {} if task == "classification" else {"static": (128, 128)}
-            done = export("t", task, output=Path(folder) / "exports", **static)
-            options.models.append(done.directory)
-        repository, expected = Path(folder) / "models", {}
-        for model in options.models:
-            artifact = open_artifact(model)
-            populate(model, repository=repository)
-            expected[artifact.manifest.name] = offline(artifact)
+        repository, expected = repository_of(options.models, Path(folder))
         names = list(expected)
         with serve(repository) as server, ThreadPoolExecutor(options.clients) as pool:
             pids = {server.pid, *children_of(server.pid)}

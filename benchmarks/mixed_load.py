@@ -60,6 +60,19 @@ def same(found: dict, expected: dict) -> bool:
     )
 
 
+def repository_of(models: list[Path], folder: Path) -> tuple[Path, dict[str, list[dict]]]:
+    """A repository of the models, by default DFvT-T of each task, and their offline answers."""
+    for task in () if models else ("classification", "detection", "segmentation"):
+        static = {} if task == "classification" else {"static": (128, 128)}
+        models = [*models, export("t", task, output=folder / "exports", **static).directory]
+    repository, expected = folder / "models", {}
+    for model in models:
+        artifact = open_artifact(model)
+        populate(model, repository=repository)
+        expected[artifact.manifest.name] = offline(artifact)
+    return repository, expected
+
+
 class Load:
     """Clients that ask until the time is over; `counts` says what became of the requests."""
 
@@ -125,15 +138,7 @@ def main() -> None:
     parser.add_argument("--pause", type=float, default=0, help="seconds after each answer")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        for task in () if options.models else ("classification", "detection", "segmentation"):
-            static = {} if task == "classification" else {"static": (128, 128)}
-            done = export("t", task, output=Path(folder) / "exports", **static)
-            options.models.append(done.directory)
-        repository, expected = Path(folder) / "models", {}
-        for model in options.models:
-            artifact = open_artifact(model)
-            populate(model, repository=repository)
-            expected[artifact.manifest.name] = offline(artifact)
+        repository, expected = repository_of(options.models, Path(folder))
         with serve(repository) as server:
             load = Load(server, expected, options.minutes * 60, options.pause)
             threads = [
