@@ -61,10 +61,11 @@ class MissingDependency(StageFailed):
 #: Modules that may be missing, and the extra of this package that brings each.
 EXTRAS = {
     **dict.fromkeys(("torch", "onnx", "onnxscript", "onnxsim", "safetensors"), "export"),
-    **{"onnxruntime": "cpu", "openvino": "openvino", "modelopt": "convert", "fsspec": "batch"},
-    **{"pyarrow": "batch", "ray": "ray", "tritonclient": "client", "google": "client"},
-    **{"jinja2": "validate", "pycocotools": "validate", "tensorrt": "tensorrt"},
-    **{"tensorrt_rtx_bindings": "rtx", "sklearn": "examples"},
+    **dict.fromkeys(("openvino", "nncf"), "openvino"),
+    **{"onnxruntime": "cpu", "modelopt": "convert", "fsspec": "batch", "pyarrow": "batch"},
+    **{"ray": "ray", "tritonclient": "client", "google": "client", "jinja2": "validate"},
+    **{"pycocotools": "validate", "tensorrt": "tensorrt", "tensorrt_rtx_bindings": "rtx"},
+    **{"sklearn": "examples"},
 }
 
 

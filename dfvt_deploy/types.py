@@ -94,11 +94,12 @@ class RangeMethod(StringEnum):
 class Int8Target(StringEnum):
     """What runs an INT8 file.
 
-    `CPU`: activations uint8 with a zero point, the fast kind in onnxruntime. `TENSORRT`:
+    `CPU`: onnxruntime, activations uint8 with a zero point. `OPENVINO`: NNCF chooses. `TENSORRT`:
     activations int8 around 0 and biases in float, all that its explicit quantisation takes.
     """
 
     CPU = "cpu"
+    OPENVINO = "openvino"
     TENSORRT = "tensorrt"
 
 

@@ -1,24 +1,34 @@
 """The exported files in OpenVINO: the answers of onnxruntime in float32, near ones in bfloat16."""
 
+import shutil
+import sys
+
 import numpy as np
 import onnx
 import openvino
 import pytest
 
+from dfvt_deploy import convert, open_artifact, validate
+from dfvt_deploy.benchmarking.candidates import candidates_of
 from dfvt_deploy.compare import comparison_of
 from dfvt_deploy.compare.limits import checks
 from dfvt_deploy.compare.task_comparison import Comparison
 from dfvt_deploy.engines.options import BuildOptions
-from dfvt_deploy.errors import BadInput, StageFailed
+from dfvt_deploy.errors import ArtifactError, BadInput, MissingDependency, StageFailed
 from dfvt_deploy.exporters.recipe import random_images
 from dfvt_deploy.models.fpn import STRIDES
 from dfvt_deploy.openvino_models import CompiledModels
 from dfvt_deploy.precision.options import ConvertOptions
 from dfvt_deploy.runners import InferenceFailed
+from dfvt_deploy.runners.network import network_file
 from dfvt_deploy.runners.onnx_runtime import OnnxRuntimeRunner
 from dfvt_deploy.runners.openvino import OpenVINORunner
+from dfvt_deploy.runners.triton import TritonRunner
+from dfvt_deploy.serving.repository import populate
+from dfvt_deploy.serving.server import serve
 from dfvt_deploy.types import Precision
 
+INT8_FILE = "model.int8.openvino.onnx"
 TASKS = "classification", "detection", "segmentation"
 
 needs_bfloat16 = pytest.mark.skipif(
@@ -139,3 +149,72 @@ def test_bf16_has_no_file_of_its_own(artifact_t, options):
         options(precision="bf16")
     with pytest.raises(BadInput, match="bf16 has no file"):
         artifact_t.onnx_path(Precision.BF16)
+
+
+@pytest.fixture(scope="module")
+def nncf_digits(digits, digits_artifact, tmp_path_factory):
+    """The digits model with its INT8 file for OpenVINO."""
+    directory = tmp_path_factory.mktemp("nncf") / "digits"
+    shutil.copytree(digits_artifact.directory, directory)
+    return convert(
+        directory, "int8", target="openvino", calibration=digits.heldout, images=32
+    ).artifact
+
+
+def test_nncf_quantises_layers_and_no_depthwise_convolution(nncf_digits):
+    record = nncf_digits.manifest.conversions[INT8_FILE]
+    assert record.calibration.method == "nncf"
+    assert {name for name, row in record.operators.items() if "int8" in row} <= {
+        "Conv",
+        "Gemm",
+        "MatMul",
+    }
+    assert any("in openvino against FP32" in check.name for check in record.checks)
+    model = onnx.load(nncf_digits.directory / INT8_FILE)
+    dequantised = {n.output[0] for n in model.graph.node if n.op_type == "DequantizeLinear"}
+    convolutions = [node for node in model.graph.node if node.op_type == "Conv"]
+    depthwise = [n for n in convolutions if any(a.name == "group" and a.i > 1 for a in n.attribute)]
+    quantised = [node for node in convolutions if dequantised & set(node.input)]
+    assert len(quantised) == len(convolutions) - len(depthwise) > 0
+    assert not [node for node in depthwise if node in quantised]
+    assert record.operators["Conv"]["int8"] == len(quantised)
+
+
+def test_the_int8_file_for_openvino_is_judged_and_served_there(nncf_digits, digits, tmp_path):
+    directory = nncf_digits.directory
+    found = validate(
+        directory,
+        checkpoint=digits.checkpoint,
+        dataset="imagenet",
+        data=digits.heldout,
+        limit=60,
+        max_drop=5,
+        precisions=["int8"],
+        threads=1,
+    )
+    assert found.stage("int8 openvino").file == INT8_FILE
+    artifact = open_artifact(directory)
+    assert artifact.verdict(INT8_FILE, Precision.INT8).verdict == "passed"
+    assert network_file(artifact, "openvino", Precision.INT8).name == INT8_FILE
+    with pytest.raises(ArtifactError, match=r"has no model\.int8\.onnx; make it with"):
+        network_file(artifact, "onnxruntime", Precision.INT8)
+    [candidate] = candidates_of(artifact, precisions=[Precision.INT8])
+    assert (candidate.file.name, candidate.verdict) == (INT8_FILE, "passed")
+    at = {"repository": tmp_path / "repository", "require_validated": True}
+    populate(directory, backend="openvino", precision="int8", threads=1, instances=1, **at)
+    feed = {"images": random_images(3, 224, 224)}
+    with OpenVINORunner(directory / INT8_FILE, Precision.INT8, threads=1) as runner:
+        expected = runner.infer(feed)["logits"]
+    with (
+        serve(at["repository"]) as server,
+        TritonRunner("digits_network", server.grpc_url, "grpc") as client,
+    ):
+        assert np.allclose(client.infer(feed)["logits"], expected, atol=1e-4)
+
+
+def test_what_openvinos_int8_does_not_take_is_refused(artifact_t, monkeypatch):
+    with pytest.raises(BadInput, match=r"--method.*not for --target openvino"):
+        convert(artifact_t.directory, "int8", target="openvino", method="minmax")
+    monkeypatch.setitem(sys.modules, "nncf", None)
+    with pytest.raises(MissingDependency, match=r"nncf is not installed.*\[openvino\]"):
+        convert(artifact_t.directory, "int8", target="openvino")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from ..pipeline import Pipeline
 from ..progress import spinner
 from ..runners import Runner
 from ..runners.onnx_runtime import CPU, CUDA, OnnxRuntimeRunner
+from ..runners.openvino import OpenVINORunner
 from ..runners.triton import TritonRunner
 from ..types import Int8Target, Precision
 from . import stages
@@ -194,7 +196,14 @@ class _Builder:
         for target in targets:
             path = self.artifact.onnx_path(precision, target)
             name = str(precision) if target is Int8Target.CPU else f"{precision} {target}"
-            self.add_converted_file(name, path.name, path, self.onnx_runner(path), precision)
+            if target is not Int8Target.OPENVINO:
+                runner = self.onnx_runner(path)
+            elif find_spec("openvino"):
+                runner = OpenVINORunner(path, precision, self.options.threads)
+            else:
+                self.leave_out(name, "openvino is not installed")
+                continue
+            self.add_converted_file(name, path.name, path, runner, precision)
 
     def add_converted_file(
         self, name: str, title: str, path: Path, runner: Runner, precision: Precision
@@ -204,8 +213,6 @@ class _Builder:
 
     def add_bfloat16(self) -> None:
         """Add model.onnx in bfloat16 where that is asked for, or served."""
-        from ..runners.openvino import OpenVINORunner
-
         precision = Precision.BF16
         if precision not in (*self.options.precisions, self.served_precision):
             return self.leave_out(stages.BFLOAT16, f"not asked for: --precision {precision}")

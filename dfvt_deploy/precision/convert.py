@@ -21,16 +21,17 @@ from ..pipeline import Pipeline
 from ..progress import spinner, warn
 from ..provenance import now, timed, tool_versions
 from ..runners.onnx_runtime import OnnxRuntimeRunner
-from ..types import Precision
+from ..types import Int8Target, Precision
 from .calibration import CalibrationImages, calibration_images, is_dense
 from .checks import compare_with_fp32, require_layers
 from .conversions import Conversion, Fp16Conversion, Int8Conversion
 from .graph_tensors import load_exported
 from .kept_nodes import KeptNodes, reasons
+from .openvino_int8 import OpenVINOInt8Conversion
 from .options import ConvertOptions
 from .search import SearchGoal, Trials, candidates, score_of, units_to_keep
 
-_TOOLS = ("dfvt-deploy", "nvidia-modelopt", "onnx", "numpy")
+_TOOLS = ("dfvt-deploy", "nvidia-modelopt", "nncf", "onnx", "numpy")
 
 
 @dataclass(frozen=True)
@@ -61,11 +62,11 @@ def convert(
     goal: SearchGoal | None = None,
     **fields: Any,
 ) -> Converted:
-    """Make `model.fp16.onnx`, `model.int8.onnx` or `model.int8.tensorrt.onnx` of an exported model.
+    """Make the FP16 file of an exported model, or the INT8 file for one of the targets.
 
-    The file is run in onnxruntime beside FP32 before it takes its place; an earlier file stays when
-    anything fails. FP16 is also run with every FP16 tensor rounded, since onnxruntime on a CPU
-    computes FP16 in FP32 (see docs/precision.md).
+    The file is run in onnxruntime (for OpenVINO there) beside FP32 before it takes its place; an
+    earlier file stays when anything fails. FP16 is also run with every FP16 tensor rounded, since
+    onnxruntime on a CPU computes FP16 in FP32 (see docs/precision.md).
 
     directory: folder of the exported model (`exports/<name>`).
     goal: what `search` looks for; by default the agreement with FP32 within the limits.
@@ -119,7 +120,9 @@ def convert_with(
         path = staging / onnx_file(precision, options.target)
         onnx.save_model(result, path)
         with timed("check", seconds), spinner(f"{manifest.name}: comparing with FP32"):
-            checked = compare_with_fp32(conversion, kept, path, comparison, limits, precision)
+            checked = compare_with_fp32(
+                conversion, kept, path, comparison, limits, precision, options.target
+            )
         record = ConversionRecord(
             created=now(),
             command=options.command_line(),
@@ -127,7 +130,7 @@ def convert_with(
             calibration=Calibration(
                 source=images.source,
                 images=len(images),
-                method=str(options.method) if precision is Precision.INT8 else None,
+                method=options.range_method,
             ),
             target=options.target if precision is Precision.INT8 else None,
             kept_fp32=tuple(sorted({*options.keep_fp32, *found})),
@@ -174,6 +177,8 @@ def _conversion(artifact: Artifact, options: ConvertOptions, scratch: Path) -> C
     model = load_exported(artifact.onnx_path(), artifact.manifest)
     if options.precision is Precision.FP16:
         return Fp16Conversion(model, scratch, options.data_max)
+    if options.target is Int8Target.OPENVINO:
+        return OpenVINOInt8Conversion(model, scratch)
     return Int8Conversion(model, scratch, options.method, options.target)
 
 

@@ -39,14 +39,9 @@ def kept_by_int8(
     other layers lose most of the accuracy (docs/precision.md has the figures).
     """
 
-    def reason_of(node: NodeProto, _kept: KeptNodes) -> str | None:
-        if node.op_type not in LAYERS:
-            return "no layer: nothing to gain"
-        if not graph.is_layer(node):
-            return "product of two activations: gains nothing, and pooling matrices would lose"
-        groups = next((a.i for a in node.attribute if a.name == "group"), 1)
-        if node.op_type not in _QUANTISED or groups > 1:
-            return "depthwise convolution: slower in INT8"
+    def reason_of(node: NodeProto, kept: KeptNodes) -> str | None:
+        if reason := _no_dense_layer(graph, node):
+            return reason
         shape = tuple(graph.weights[node.input[1]].dims)
         least = _LARGE if max(shape[2:], default=1) > 1 else _LARGE_POINTWISE
         if node.op_type == "Conv" and math.prod(shape) < least:
@@ -57,6 +52,26 @@ def kept_by_int8(
         return None
 
     return nodes_to_keep(graph, reason_of, asked, searched)
+
+
+def kept_by_openvino_int8(
+    graph: GraphTensors, asked: Collection[str] = (), searched: Collection[str] = ()
+) -> KeptNodes:
+    """The nodes that stay in FP32 in a file for OpenVINO, where small and pointwise convolutions
+    are quantised too; `asked` and `searched` as in `nodes_to_keep`."""
+    return nodes_to_keep(graph, lambda node, _: _no_dense_layer(graph, node), asked, searched)
+
+
+def _no_dense_layer(graph: GraphTensors, node: NodeProto) -> str | None:
+    """Why a node is no linear layer or convolution over all channels, or None."""
+    if node.op_type not in LAYERS:
+        return "no layer: nothing to gain"
+    if not graph.is_layer(node):
+        return "product of two activations: gains nothing, and pooling matrices would lose"
+    groups = next((a.i for a in node.attribute if a.name == "group"), 1)
+    if node.op_type not in _QUANTISED or groups > 1:
+        return "depthwise convolution: slower in INT8"
+    return None
 
 
 def activation_ranges(

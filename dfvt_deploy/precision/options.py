@@ -68,6 +68,8 @@ class ConvertOptions(Options):
             self.refuse("is for --precision int8", "target", "method")
         else:
             self.refuse("is for --precision fp16", "data_max")
+        if self.target is Int8Target.OPENVINO:
+            self.refuse("is not for --target openvino, where NNCF chooses the ranges", "method")
         if self.max_side < _SIZE_MULTIPLE or self.max_side % _SIZE_MULTIPLE:
             raise BadInput(
                 f"--max-side {self.max_side} is not a positive multiple of {_SIZE_MULTIPLE}"
@@ -84,6 +86,13 @@ class ConvertOptions(Options):
             raise BadInput(f"--calibration {self.calibration} is not a folder")
         if self.calibration is not None:
             check_utf8(self.calibration.resolve(), "--calibration")
+
+    @property
+    def range_method(self) -> str | None:
+        """How INT8 ranges are chosen; None for FP16."""
+        if self.precision is not Precision.INT8:
+            return None
+        return "nncf" if self.target is Int8Target.OPENVINO else str(self.method)
 
     def most_images(self, dense: bool) -> int:
         """The most calibration images that are used, by default fewer of a dense model's."""

@@ -15,7 +15,9 @@ def network_file(artifact: Artifact, runtime: str, precision: Precision) -> Path
     """The file that `onnxruntime`, `openvino` or `tensorrt` runs in a precision; BF16 is made of
     the FP32 file. Raises ArtifactError where it was not made, or model.onnx changed since."""
     if runtime != "tensorrt":
-        return artifact.onnx_path(Precision.FP32 if precision is Precision.BF16 else precision)
+        target = Int8Target.OPENVINO if runtime == "openvino" else Int8Target.CPU
+        of_file = Precision.FP32 if precision is Precision.BF16 else precision
+        return artifact.onnx_path(of_file, target)
     files = artifact.manifest.files
     plans = [name for name in artifact.manifest.plans() if files[name].precision is precision]
     if not plans:

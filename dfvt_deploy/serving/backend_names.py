@@ -45,6 +45,7 @@ _FACTS = {
         ("cpu",),
         (Precision.BF16, Precision.INT8),
         why_not="OpenVINO computes float32 files in bfloat16",
+        int8_target=Int8Target.OPENVINO,
     ),
     BackendName.TENSORRT: BackendFacts(
         ("gpu",),

@@ -56,6 +56,7 @@ PACKAGES = (
     PackageRequirement("jinja2", "validate", "validate, bench --html", optional=True),
     PackageRequirement("pycocotools", "validate", "validate --dataset coco", optional=True),
     PackageRequirement("openvino", "openvino", "export checked in OpenVINO", optional=True),
+    PackageRequirement("nncf", "openvino", "convert --target openvino", optional=True),
     PackageRequirement("scikit-learn", "examples", "quickstart --example", optional=True),
     PackageRequirement("pyarrow", "batch", "batch", optional=True),
     PackageRequirement("ray", "ray", "batch --engine ray", optional=True),

@@ -49,14 +49,8 @@ def tune(model: str | Path, **fields: Any) -> Tuning:
 def tune_with(options: TuneOptions) -> Tuning:
     """`tune` with its options as one object."""
     artifact = open_artifact(options.exports / options.model)
-    found = [each for each in candidates_of(artifact) if each.servable]
-    candidates = [c for c in found if may_be_chosen(c.runtime, c.precision, c.verdict)]
-    judge = artifact.command("validate")
-    for each in (each for each in found if each not in candidates):
-        note(f"left out: {each.title}, as {each.file.name} is {each.verdict}; judge it: {judge}")
-    if not candidates:
-        raise GateFailed(f"no file of {options.model} may be served; mend it and run: {judge}")
-    run, interrupted = _Run(artifact, options), False
+    candidates = files_to_tune(artifact)
+    run, interrupted = Measurements(artifact, options), False
     try:
         run.measure_all(candidates)
     except KeyboardInterrupt:
@@ -77,8 +71,22 @@ def tune_with(options: TuneOptions) -> Tuning:
     return tuning
 
 
-class _Run:
-    """One run; `rows` are its measurements by the form of the model and the settings."""
+def files_to_tune(artifact: Artifact) -> list[Candidate]:
+    """The files, each in its runtime, that may be chosen; a note names those that may not. Raises
+    GateFailed where none may."""
+    found = [each for each in candidates_of(artifact) if each.servable]
+    candidates = [c for c in found if may_be_chosen(c.runtime, c.precision, c.verdict)]
+    judge = artifact.command("validate")
+    for each in (each for each in found if each not in candidates):
+        note(f"left out: {each.title}, as {each.file.name} is {each.verdict}; judge it: {judge}")
+    if not candidates:
+        name = artifact.manifest.name
+        raise GateFailed(f"no file of {name} may be served; mend it and run: {judge}")
+    return candidates
+
+
+class Measurements:
+    """Those of one run; `rows` holds them by the form of the model and the settings."""
 
     def __init__(self, artifact: Artifact, options: TuneOptions) -> None:
         self._artifact, self._options = artifact, options
@@ -95,11 +103,11 @@ class _Run:
         grid = grid_of(usable_cores(), self._requests, usual)
         most = max(8, len(grid) * len(candidates) // 5)
         end = monotonic() + 42 * self._options.minutes
-        costs = search(candidates, grid, self._measure, lambda n: n < most and monotonic() < end)
+        costs = search(candidates, grid, self.measure, lambda n: n < most and monotonic() < end)
         best = sorted((key for key in costs if costs[key] < inf), key=costs.__getitem__)
         for key in random.sample(best[:_FINALISTS], len(best[:_FINALISTS])):
             if monotonic() < end + 18 * self._options.minutes:
-                self._measure(*key, _LONG)
+                self.measure(*key, _LONG)
 
     def cost(self, row: TunedRow) -> float:
         """What is to be least: milliseconds of a request, or of the server for an image; beyond
@@ -112,7 +120,7 @@ class _Run:
         latency = self._options.goal == "latency"
         return figures["p50_ms"] if latency else 1000 / figures["images_per_second"]
 
-    def _measure(self, c: Candidate, point: Point, window: float = _SHORT) -> float:
+    def measure(self, c: Candidate, point: Point, window: float = _SHORT) -> float:
         """The cost of a form with settings, measured now or kept from an earlier run."""
         settings: dict[Any, Any] = point._asdict()
         if c.runtime == "tensorrt":

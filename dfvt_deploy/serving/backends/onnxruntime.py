@@ -15,7 +15,8 @@ ONNX_FILE = "model.onnx"
 
 def onnx_file(artifact: Artifact, options: PopulateOptions, *_: object) -> NetworkFiles:
     """The ONNX file of a precision."""
-    return NetworkFiles({ONNX_FILE: artifact.onnx_path(options.file_precision)}, ONNX_FILE)
+    target = options.chosen_backend.facts.int8_target
+    return NetworkFiles({ONNX_FILE: artifact.onnx_path(options.file_precision, target)}, ONNX_FILE)
 
 
 def _configure(config: Any, model: ServedModel) -> None:

@@ -1,0 +1,79 @@
+"""FP32 graphs quantised to INT8 with NNCF, for OpenVINO."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from unittest import mock
+
+from onnx import ModelProto
+
+from ..errors import DfvtError, StageFailed, optional
+from ..quiet import quiet
+from .calibration import CalibrationImages
+from .conversions import Conversion
+from .fp16 import OperatorCounts
+from .int8 import int8_operator_counts, kept_by_openvino_int8
+from .kept_nodes import KeptNodes, converted_nodes
+
+
+@dataclass(eq=False)
+class OpenVINOInt8Conversion(Conversion):
+    """A conversion to INT8 with NNCF's quantisation after training and its correction of biases.
+
+    SmoothQuant is off: it moved the logits of DFvT further from FP32 (docs/precision.md).
+    """
+
+    _images: CalibrationImages | None = field(default=None, init=False)
+
+    def calibrate(self, images: CalibrationImages) -> None:
+        _nncf()
+        self._images = images  # NNCF measures ranges while it quantises
+
+    def kept(self, asked: Collection[str], searched: Collection[str]) -> KeptNodes:
+        return kept_by_openvino_int8(self.graph, asked, searched)
+
+    def result(self, kept: KeptNodes) -> ModelProto:
+        assert self._images is not None
+        quantised = set(converted_nodes(self.graph, kept))
+        if not quantised:
+            return self.model
+        others = [node.name for node in self.graph.nodes if node.name not in quantised]
+        return _quantised(self.model, self._images, others)
+
+    def count(self, result: ModelProto, kept: KeptNodes) -> OperatorCounts:
+        return int8_operator_counts(result, set(converted_nodes(self.graph, kept)))
+
+
+def _quantised(model: ModelProto, images: CalibrationImages, others: Sequence[str]) -> ModelProto:
+    """The model with all layers but `others` quantised; StageFailed where NNCF refuses it."""
+    nncf = _nncf()
+    advanced = nncf.quantization.advanced_parameters
+    off = advanced.AdvancedSmoothQuantParameters(convolution=-1, matmul=-1)
+    copy = ModelProto()
+    copy.CopyFrom(model)
+    try:
+        with quiet():
+            found: ModelProto = nncf.quantize(
+                copy,
+                nncf.Dataset(images),
+                subset_size=len(images),
+                model_type=nncf.ModelType.TRANSFORMER,
+                ignored_scope=nncf.IgnoredScope(names=list(others), validate=False),
+                advanced_parameters=advanced.AdvancedQuantizationParameters(
+                    smooth_quant_alphas=off
+                ),
+            )
+            return found
+    except DfvtError:  # an image of the calibration
+        raise
+    except Exception as error:  # NNCF raises its own, onnxruntime's and built-in ones
+        raise StageFailed(f"NNCF could not quantise the model: {error}") from error
+
+
+def _nncf() -> Any:
+    """NNCF, which sends nothing about its use with this variable set while it is imported."""
+    with mock.patch.dict(os.environ, NNCF_CI="1"):
+        return optional("nncf")
