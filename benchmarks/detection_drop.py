@@ -9,8 +9,6 @@ detections that both gave (same class, IoU above 0.9) the form's scores, boxes o
 detections that the form lacks; with those that are new.
 """
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -58,11 +56,11 @@ class Found(NamedTuple):
         return self.class_ids
 
     @classmethod
-    def of(cls, answers: Tensors) -> Found:
+    def of(cls, answers: Tensors) -> "Found":
         n = int(answers["num_detections"].item())
         return cls(*(answers[name][0][:n] for name in cls._fields))
 
-    def part(self, rows: NDArray[np.int64]) -> Found:
+    def part(self, rows: NDArray[np.int64]) -> "Found":
         return Found(*(value[rows] for value in self))
 
     def result(self, sample: Sample) -> dict[str, object]:

@@ -6,8 +6,6 @@ Prints, for each layer, the mean and its standard error of `faithfulness.figure`
 figure is above chance, and the mean of the correlation with the maps of random weights.
 """
 
-from __future__ import annotations
-
 import argparse
 import tempfile
 import typing

@@ -5,8 +5,6 @@ The steps of the command line are functions here, imported when first used:
     from dfvt_deploy import export, populate, serve, predict
 """
 
-from __future__ import annotations
-
 from importlib import import_module
 from typing import Any
 

@@ -1,7 +1,5 @@
 """An exported model on disk: reading its manifest, verifying its files, and changing the record."""
 
-from __future__ import annotations
-
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext

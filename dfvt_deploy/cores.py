@@ -1,7 +1,5 @@
 """The processor and its cores that this process may use."""
 
-from __future__ import annotations
-
 import os
 import platform
 import re

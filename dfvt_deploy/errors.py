@@ -12,8 +12,6 @@ DfvtError
 A message says what was wrong, the value, the limit and what to do.
 """
 
-from __future__ import annotations
-
 from importlib import import_module
 from typing import Any
 

@@ -5,8 +5,6 @@ written to the disk, and renamed. Its process holds a lock on it, so that anothe
 what a killed one left behind.
 """
 
-from __future__ import annotations
-
 import ctypes
 import errno
 import fcntl

@@ -1,7 +1,5 @@
 """Image files of a folder, and an even choice among them."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar

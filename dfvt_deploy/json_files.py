@@ -1,7 +1,5 @@
 """The one reader of JSON that another program or another person may have written or damaged."""
 
-from __future__ import annotations
-
 import json
 import math
 import re

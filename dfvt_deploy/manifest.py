@@ -5,8 +5,6 @@ preprocessing and class names, which checks it passed with which figures, and th
 file of its folder.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -55,7 +53,7 @@ class Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     @classmethod
-    def read(cls, path: Path, remedy: str, version: str = "") -> Self:
+    def read(cls, path: Path, remedy: str, version: str = "") -> "Self":
         """The record in a file. Raises ArtifactError with the remedy where there is none, or one of
         another version than the default of the field that `version` names."""
         try:
@@ -280,7 +278,7 @@ class Manifest(Record):
     tuned: Tuning | None = None
 
     @model_validator(mode="after")
-    def _consistent(self) -> Manifest:
+    def _consistent(self) -> "Manifest":
         check_model_name(self.name)
         if len(self.labels) != self.num_classes:
             raise ValueError(f"{len(self.labels)} labels for {self.num_classes} classes")

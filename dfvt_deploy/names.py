@@ -1,7 +1,5 @@
 """Names of models and their files; options use this module, so it imports no package."""
 
-from __future__ import annotations
-
 import re
 
 from .errors import BadInput

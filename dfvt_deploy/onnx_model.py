@@ -1,7 +1,5 @@
 """Parts of an ONNX model that export, conversion and comparison share."""
 
-from __future__ import annotations
-
 from collections import Counter
 from pathlib import Path
 from typing import Any

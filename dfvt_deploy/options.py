@@ -16,8 +16,6 @@ or None, a union of a `StringEnum` and a Literal, or a tuple of any length of th
 may be given several times.
 """
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import re

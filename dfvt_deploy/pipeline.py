@@ -8,8 +8,6 @@
 Pre- and postprocessing are those of `tasks`, which a served model runs too.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any

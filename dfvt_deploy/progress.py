@@ -1,7 +1,5 @@
 """Progress for people: bars and status lines on stderr, silent when it is not a terminal."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """How a file was made, for the records: versions of the tools, durations and the time."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """Silence of packages that print, log and warn about themselves, and of commands: `--quiet`."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import logging

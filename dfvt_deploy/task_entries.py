@@ -1,7 +1,5 @@
 """A task is one file of its name in each layer; this module finds it."""
 
-from __future__ import annotations
-
 from importlib import import_module
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Text files with one entry a line, names that fit on one, and text that is safe to print."""
 
-from __future__ import annotations
-
 import difflib
 import re
 import unicodedata

@@ -1,7 +1,5 @@
 """What `tune` found, as the manifest records it and `populate` reads it."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 from pydantic import BaseModel, FiniteFloat

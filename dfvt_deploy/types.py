@@ -1,7 +1,5 @@
 """The few types everything else speaks in: tasks, variants, precisions, flavors of engines."""
 
-from __future__ import annotations
-
 from enum import Enum
 
 #: Most classes of a model: as many as a 16-bit class map can tell apart.

@@ -4,8 +4,6 @@
         --detection MODEL:VERSION IMAGE
 """
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 

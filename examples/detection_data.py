@@ -4,8 +4,6 @@ Every image is drawn from its shapes, so each shape's visible pixels, and with t
 box, are known exactly.
 """
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Sequence

@@ -4,8 +4,6 @@ Boxes are xyxy in pixels of the network's input. N images, A anchors of an image
 image, R sampled proposals of an image, H and W the sides of the canvas.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -79,7 +77,7 @@ class Truth:
     masks: Tensor
 
     @classmethod
-    def of(cls, one: Example) -> Truth:
+    def of(cls, one: Example) -> "Truth":
         masks = torch.from_numpy(one.masks).float()
         return cls(torch.from_numpy(one.labels), torch.from_numpy(one.boxes), masks)
 

@@ -23,8 +23,6 @@ Average precision needs pycocotools: pip install 'dfvt-deploy[export,validate]',
 `examples` brings too.
 """
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -18,8 +18,6 @@ and the model goes on as any other:
 A checkpoint that is there is tested and not trained again.
 """
 
-from __future__ import annotations
-
 import argparse
 from dataclasses import dataclass
 from pathlib import Path

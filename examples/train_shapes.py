@@ -18,8 +18,6 @@ and the model goes on as any other, at the canvas that it was trained at:
     dfvt-deploy validate shapes --dataset ade20k --data OUTPUT/heldout --max-drop 1
 """
 
-from __future__ import annotations
-
 import argparse
 import shutil
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Training that says how far it is and goes on where it was interrupted."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

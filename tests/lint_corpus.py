@@ -6,8 +6,6 @@ embedded server's backends do not look at and NVIDIA's refuse, and for warm-up s
 server of 24.10 at times.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from .lint_missed import MISSED

@@ -1,7 +1,5 @@
 """Models of lint's corpus: a config and files in one folder, written in a line or two."""
 
-from __future__ import annotations
-
 import struct
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Hostile and damaged COCO files are refused before scoring, with the annotation named."""
 
-from __future__ import annotations
-
 import copy
 import faulthandler
 import json

@@ -1,7 +1,5 @@
 """Datasets: what is taken from them, and what is found wrong before hours are spent."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

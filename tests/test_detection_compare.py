@@ -1,7 +1,5 @@
 """Matching detections whatever their order."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Mask R-CNN against the published implementation, and its parts against plain versions."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Preprocessing and masks of detections, without a network."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import cv2

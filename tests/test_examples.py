@@ -1,7 +1,5 @@
 """The two models that learn something: good enough, and good to find faults with; quickstart's."""
 
-from __future__ import annotations
-
 import json
 import re
 import shutil

@@ -1,7 +1,5 @@
 """The gate: paired bootstrap over images, decided from stored results."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

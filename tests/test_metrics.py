@@ -1,7 +1,5 @@
 """Metrics against pycocotools and against plain computations, on crafted cases."""
 
-from __future__ import annotations
-
 import contextlib
 import copy
 import io

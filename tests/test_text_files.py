@@ -1,7 +1,5 @@
 """Label files and lists of images: one definition of a line, and control characters refused."""
 
-from __future__ import annotations
-
 import os
 
 import pytest

@@ -1,7 +1,5 @@
 """What answers shards: worker processes of this machine, by themselves or in actors of Ray."""
 
-from __future__ import annotations
-
 import json
 import logging
 import os

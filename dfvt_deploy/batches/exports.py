@@ -1,7 +1,5 @@
 """A finished run as COCO results or for FiftyOne, written row by row from the tables."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The images that INPUT names, one name after the other, and the bytes of each."""
 
-from __future__ import annotations
-
 import glob
 import os
 import re

@@ -1,7 +1,5 @@
 """What a run is, written down at its start: every image in its shard, and the record of the run."""
 
-from __future__ import annotations
-
 import hashlib
 import math
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """`batch`: many images to Parquet, each exactly once whatever is killed."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager

@@ -1,7 +1,5 @@
 """A shard: numbered images that are answered together, and their answers as Parquet files."""
 
-from __future__ import annotations
-
 import io
 import json
 from collections.abc import Iterator, Mapping

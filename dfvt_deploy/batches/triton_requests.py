@@ -1,7 +1,5 @@
 """`--engine triton`: each thread has one request on its way, so that no server is flooded."""
 
-from __future__ import annotations
-
 import random
 import threading
 import time

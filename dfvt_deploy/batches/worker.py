@@ -5,8 +5,6 @@ however the parent ended. Before each image it sends the index, so that the pare
 a process died of.
 """
 
-from __future__ import annotations
-
 import json
 import sys
 from contextlib import suppress

@@ -1,7 +1,5 @@
 """`bench`: one run over models, and one result."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path

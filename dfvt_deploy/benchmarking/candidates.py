@@ -1,7 +1,5 @@
 """The networks that can be timed, as data that another process can open."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Two networks, or two saved results, against each other."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """The process that asks a server and checks each answer, apart from the one that measures."""
 
-from __future__ import annotations
-
 import hashlib
 import random
 import threading

@@ -5,8 +5,6 @@ is in another's way. Before each turn the machine rests: threads of onnxruntime 
 for a while after a run, and would slow whatever is timed next.
 """
 
-from __future__ import annotations
-
 import random
 import time
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,7 +1,5 @@
 """Processes of our own that measure, and what any process takes, from /proc."""
 
-from __future__ import annotations
-
 import multiprocessing
 import os
 import signal
@@ -40,7 +38,7 @@ class Worker:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
         theirs.close()
 
-    def __enter__(self) -> Worker:
+    def __enter__(self) -> "Worker":
         return self
 
     def __exit__(self, *error: object) -> None:

@@ -1,7 +1,5 @@
 """What a result comes to in a line, and its HTML page, which loads nothing from elsewhere."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path

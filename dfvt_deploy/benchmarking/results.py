@@ -1,7 +1,5 @@
 """What `bench` found: one row for each way to run a model, and which of them are worth a look."""
 
-from __future__ import annotations
-
 import math
 from abc import abstractmethod
 from collections.abc import Sequence

@@ -4,8 +4,6 @@ A measurement ends when three successive windows agree within 10 % in images a s
 latency, which is perf_analyzer's rule, or after 10 windows, as not stable.
 """
 
-from __future__ import annotations
-
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,7 +1,5 @@
 """What one server was measured to need."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -46,7 +44,7 @@ class Figures(Record):
     steps: Annotated[tuple[Step, ...], Field(min_length=1)]
 
     @model_validator(mode="after")
-    def _can_run(self) -> Figures:
+    def _can_run(self) -> "Figures":
         for step in self.steps:
             if 1 not in step.milliseconds:
                 raise ValueError(f"step {step.name} has no times of one image")

@@ -1,7 +1,5 @@
 """`plan`: servers, processors and cost for a rate of images."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The files that `plan` reads: figures of one server, or what `bench --serve --json` printed."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from pydantic import ValidationError

@@ -1,7 +1,5 @@
 """One server under load, event by event: queues, batches and shared processors."""
 
-from __future__ import annotations
-
 import heapq
 import itertools
 from collections import deque

@@ -1,7 +1,5 @@
 """The application that every command belongs to."""
 
-from __future__ import annotations
-
 import os
 import sys
 from typing import Annotated, Any

@@ -1,7 +1,5 @@
 """`batch`."""
 
-from __future__ import annotations
-
 import json
 import shlex
 

@@ -1,7 +1,5 @@
 """`bench`."""
 
-from __future__ import annotations
-
 import json
 from typing import TYPE_CHECKING
 
@@ -40,7 +38,7 @@ def bench(options: BenchOptions, as_json: bool) -> None:
         raise KeyboardInterrupt
 
 
-def _print_rows(found: Bench) -> None:
+def _print_rows(found: "Bench") -> None:
     title = f"on {found.images} images; * is the Pareto front of what passed"
     columns = ["", "what, with", "accuracy", "ms p50\np99", "images/s", "MB"]
     for model in dict.fromkeys(row.model for row in found.offline):
@@ -59,7 +57,7 @@ def _print_rows(found: Bench) -> None:
         )
 
 
-def _cells(row: Row) -> list[Cell]:
+def _cells(row: "Row") -> list[Cell]:
     rate = f"{row.images_per_second:.1f}"
     return [
         "*" if row.front else "",
@@ -71,18 +69,18 @@ def _cells(row: Row) -> list[Cell]:
     ]
 
 
-def _ratio(row: Row) -> Cell:
+def _ratio(row: "Row") -> Cell:
     ratio = row.ratio
     return (f"{ratio.median:.2f}", f"{ratio.low:.2f}-{ratio.high:.2f}") if ratio else ""
 
 
-def _answers(row: ServedRow) -> Cell:
+def _answers(row: "ServedRow") -> Cell:
     ratio = f"ratio {row.ratio.median:.2f}" if row.ratio else ""
     notes = (ratio, "" if row.stable else "not stable")
     return (f"{row.right}, {row.wrong}", str(row.failed), *filter(None, notes))
 
 
-def _programs(row: ServedRow) -> list[list[Cell]]:
+def _programs(row: "ServedRow") -> list[list[Cell]]:
     return [
         [
             row.setting,

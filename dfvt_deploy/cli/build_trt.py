@@ -1,7 +1,5 @@
 """`build-trt`."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -51,7 +49,7 @@ def build_trt(options: BuildOptions, json_: bool) -> None:
         raise StageFailed(f"{len(failed)} of {len(done)} failed:", *lines)
 
 
-def _print_built(done: Sequence[BuildResult]) -> None:
+def _print_built(done: "Sequence[BuildResult]") -> None:
     rows = []
     for built in done:
         if built.engine is None:

@@ -1,7 +1,5 @@
 """`container`: the commands that the image of the Dockerfile runs; `--help` does not list them."""
 
-from __future__ import annotations
-
 import typer
 
 from ..serving.options import (

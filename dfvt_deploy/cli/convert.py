@@ -1,7 +1,5 @@
 """`convert`."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,7 +24,7 @@ def convert(options: ConvertOptions, as_json: bool) -> None:
     from ..artifact import exported_models
     from ..precision.convert import convert_with
 
-    def convert_one(folder: Path) -> Converted:
+    def convert_one(folder: Path) -> "Converted":
         converted = convert_with(folder, options)
         if not as_json:
             _print_conversion(converted)
@@ -38,7 +36,7 @@ def convert(options: ConvertOptions, as_json: bool) -> None:
             print_json([converted.as_json() for converted in done])
 
 
-def _print_conversion(converted: Converted) -> None:
+def _print_conversion(converted: "Converted") -> None:
     from ..names import ONNX_FILES
     from ..types import Precision
 

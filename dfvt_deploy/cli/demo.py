@@ -1,7 +1,5 @@
 """`demo`."""
 
-from __future__ import annotations
-
 import signal
 from dataclasses import asdict
 

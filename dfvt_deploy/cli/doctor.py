@@ -1,7 +1,5 @@
 """`doctor`."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -36,7 +34,7 @@ def doctor(_options: DoctorOptions, as_json: bool) -> None:
         print_result(f"this machine lacks, all optional: {lacking}", "dfvt-deploy quickstart")
 
 
-def _print_findings(findings: Sequence[Finding]) -> None:
+def _print_findings(findings: "Sequence[Finding]") -> None:
     rows = [
         [
             "ok" if finding.found else "-" if finding.optional else "!!",

@@ -1,7 +1,5 @@
 """How a command ends: one message on stderr, and the exit code of its kind."""
 
-from __future__ import annotations
-
 import os
 import signal
 import sys

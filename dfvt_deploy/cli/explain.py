@@ -1,7 +1,5 @@
 """`explain`."""
 
-from __future__ import annotations
-
 from ..explaining.options import ExplainOptions
 from .output import browser, print_json, print_result, print_table
 from .parameters import add_command

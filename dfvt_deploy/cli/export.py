@@ -1,7 +1,5 @@
 """`export`."""
 
-from __future__ import annotations
-
 from typing import TYPE_CHECKING
 
 from ..exporters.options import ExportOptions
@@ -24,7 +22,7 @@ def export(options: ExportOptions, as_json: bool) -> None:
     """
     from ..exporters.export import export_with
 
-    def export_one(model: ExportOptions) -> Artifact:
+    def export_one(model: ExportOptions) -> "Artifact":
         artifact = export_with(model)
         if not as_json:
             print_export(artifact, artifact.command("populate"))
@@ -37,7 +35,7 @@ def export(options: ExportOptions, as_json: bool) -> None:
             print_json(documents if len(models) > 1 else documents[0])
 
 
-def print_export(artifact: Artifact, next_command: str | None = None) -> None:
+def print_export(artifact: "Artifact", next_command: str | None = None) -> None:
     """Print the size of the graph, each comparison, and the file."""
     manifest = artifact.manifest
     graph = manifest.graph

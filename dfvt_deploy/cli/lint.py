@@ -1,7 +1,5 @@
 """`lint`."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 from ..linting.options import LintOptions

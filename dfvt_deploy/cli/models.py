@@ -1,7 +1,5 @@
 """`models`."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
@@ -43,7 +41,7 @@ def models(_options: ModelsOptions, as_json: bool) -> None:
         print_result(f"{len(rows)} models", "dfvt-deploy export --variant s")
 
 
-def _print_models(rows: Sequence[ModelRow]) -> None:
+def _print_models(rows: "Sequence[ModelRow]") -> None:
     print_table(
         "DFvT models (MACs counted here; the paper's FLOPs are multiply-accumulates)",
         ["model", "input", "params M", "paper", "GMACs", "paper", "published accuracy"],

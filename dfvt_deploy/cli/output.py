@@ -1,7 +1,5 @@
 """Everything that a command writes to the terminal: the only module that prints."""
 
-from __future__ import annotations
-
 import io
 import json
 import os

@@ -1,7 +1,5 @@
 """Typer's parameters made from the options dataclass of a command."""
 
-from __future__ import annotations
-
 import dataclasses
 import inspect
 import typing

@@ -1,7 +1,5 @@
 """`plan`."""
 
-from __future__ import annotations
-
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -35,7 +33,7 @@ def plan(options: PlanOptions, as_json: bool) -> None:
     )
 
 
-def _rows(found: Plan, options: PlanOptions) -> list[tuple[str, str]]:
+def _rows(found: "Plan", options: PlanOptions) -> list[tuple[str, str]]:
     busy = ", ".join(f"{name} {share:.0%}" for name, share in found.busy.items())
     down = found.servers - found.least
     rows = [

@@ -1,7 +1,5 @@
 """`populate`."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -29,7 +27,7 @@ def populate(options: PopulateOptions, as_json: bool) -> None:
 
     folders = {path.name: path for path in exported_models(options.exports, options.models)}
 
-    def call(folder: Path) -> PopulatedModel:
+    def call(folder: Path) -> "PopulatedModel":
         made = populate_with(folder, options)
         if options.to:
             from ..promotion.changes import promote
@@ -43,7 +41,7 @@ def populate(options: PopulateOptions, as_json: bool) -> None:
         print_populated(done, options.repository, as_json)
 
 
-def print_populated(populated: Sequence[PopulatedModel], repository: Path, as_json: bool) -> None:
+def print_populated(populated: "Sequence[PopulatedModel]", repository: Path, as_json: bool) -> None:
     """Print the new version of each model, and the command that serves them."""
     if as_json:
         return print_json([{**vars(p), "repository": str(p.repository)} for p in populated])

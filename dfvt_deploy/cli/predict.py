@@ -1,7 +1,5 @@
 """`predict`."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -57,7 +55,7 @@ def predict(options: PredictOptions, as_json: bool) -> None:
 
 def _answers(
     options: PredictOptions, images: Sequence[Path], failures: list[DfvtError]
-) -> Iterator[tuple[Prediction, Path | None]]:
+) -> "Iterator[tuple[Prediction, Path | None]]":
     """Ask about each image, save its picture where pictures are wanted, and show the progress.
 
     The errors of single images go to `failures`.
@@ -98,7 +96,7 @@ def _summary(failures: Sequence[DfvtError], images: int) -> DfvtError:
     return BadInput(f"{len(failures)} of {images} images have no answer:", *lines)
 
 
-def print_prediction(prediction: Prediction, saved: Path | None = None) -> None:
+def print_prediction(prediction: "Prediction", saved: Path | None = None) -> None:
     """Print the best answers for one image, and where its picture was saved."""
     from ..drawing import drawing_of
 

@@ -1,7 +1,5 @@
 """`promote`."""
 
-from __future__ import annotations
-
 from typing import TYPE_CHECKING
 
 from ..promotion.options import PromoteOptions, RollbackOptions, VersionsOptions
@@ -26,7 +24,7 @@ def promote(options: PromoteOptions, as_json: bool) -> None:
     print_change(options, promote_with(options), as_json)
 
 
-def print_change(options: RollbackOptions, change: Change, as_json: bool) -> None:
+def print_change(options: RollbackOptions, change: "Change", as_json: bool) -> None:
     """Print which version is live after a change, and which was before."""
     name = options.model
     if as_json:

@@ -1,7 +1,5 @@
 """`quickstart`."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,7 +36,7 @@ def quickstart(options: QuickstartOptions, as_json: bool) -> None:
         _print_result(result, options)
 
 
-def _document(result: QuickstartResult) -> dict[str, Any]:
+def _document(result: "QuickstartResult") -> dict[str, Any]:
     return {
         "manifest": result.artifact.manifest.model_dump(mode="json", exclude={"labels"}),
         "version": result.populated.version,
@@ -50,7 +48,7 @@ def _document(result: QuickstartResult) -> dict[str, Any]:
     }
 
 
-def _print_result(result: QuickstartResult, options: QuickstartOptions) -> None:
+def _print_result(result: "QuickstartResult", options: QuickstartOptions) -> None:
     manifest = result.artifact.manifest
     if options.verbose:
         print_export(result.artifact)

@@ -1,7 +1,5 @@
 """`rollback`."""
 
-from __future__ import annotations
-
 from ..promotion.options import RollbackOptions
 from .parameters import add_command
 from .promote import print_change

@@ -1,7 +1,5 @@
 """`serve`: a Triton server on a model repository."""
 
-from __future__ import annotations
-
 import shlex
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Commands that do the same for several models and go on past one that fails."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TypeVar

@@ -1,7 +1,5 @@
 """`tune`."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from ..errors import StageFailed

@@ -1,7 +1,5 @@
 """`validate`."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -35,7 +33,7 @@ def validate(options: ValidateOptions, json_: bool) -> None:
         raise GateFailed(f"{options.model}: {found.outcome}: {found.reason}")
 
 
-def _print_validation(found: Validation, directory: Path) -> None:
+def _print_validation(found: "Validation", directory: Path) -> None:
     from ..artifact import model_command
     from ..evaluate.report import shown_checks
 
@@ -78,7 +76,7 @@ def _print_validation(found: Validation, directory: Path) -> None:
     print_result(f"{found.outcome}{culprit}: {found.reason}", going_on)
 
 
-def _format_tensors(layers: TensorComparison) -> str:
+def _format_tensors(layers: "TensorComparison") -> str:
     compared = f"{layers.compared} inner tensors of {layers.file}"
     if layers.first is None:
         return f"{compared}: all within {layers.limit:g} of their largest value"

@@ -1,7 +1,5 @@
 """`versions`."""
 
-from __future__ import annotations
-
 from typing import TYPE_CHECKING
 
 from ..promotion.options import PromoteOptions, VersionsOptions
@@ -38,7 +36,7 @@ def versions(options: VersionsOptions, as_json: bool) -> None:
     print_result(text, going_on.command_line())
 
 
-def _cells(row: VersionRow) -> list[str]:
+def _cells(row: "VersionRow") -> list[str]:
     mark = "live" if row.live else "before" if row.previous else ""
     change = row.change
     last = f"{change.action} {change.at} {change.who} {change.reason}".strip() if change else ""

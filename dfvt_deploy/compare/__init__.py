@@ -5,8 +5,6 @@ them. `task_comparison.Comparison` compares one runner with another on given fee
 `limits.checks` measures the sums of either (`agreement.Agreement`) against limits.
 """
 
-from __future__ import annotations
-
 from typing import TYPE_CHECKING
 
 from ..task_entries import entry
@@ -16,7 +14,7 @@ if TYPE_CHECKING:
     from .task_comparison import TaskComparison
 
 
-def comparison_of(task: Task) -> TaskComparison:
+def comparison_of(task: Task) -> "TaskComparison":
     """How two runs of a model of this task are compared."""
     comparison: TaskComparison = entry("compare", task, "COMPARISON")
     return comparison

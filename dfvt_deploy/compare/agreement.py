@@ -4,8 +4,6 @@ Two agreements add up to the agreement over the images of both, in any order, an
 stored as JSON. So images are compared one by one and no image is kept in memory.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping
 from functools import reduce
 from operator import add
@@ -54,7 +52,7 @@ class TensorAgreement(Record):
             return float(self.reference_squared == self.candidate_squared)
         return float(np.clip(self.dot / lengths, -1, 1))
 
-    def __add__(self, other: TensorAgreement) -> TensorAgreement:
+    def __add__(self, other: "TensorAgreement") -> "TensorAgreement":
         maxima = ("max_abs", "max_reference", "unit")
         a, b = dict(self), dict(other)
         return TensorAgreement(
@@ -82,7 +80,7 @@ class Agreement(Record):
     worst: dict[str, float] = Field(default_factory=dict)
     areas: dict[int, tuple[float, float]] = Field(default_factory=dict)
 
-    def __add__(self, other: Agreement) -> Agreement:
+    def __add__(self, other: "Agreement") -> "Agreement":
         if self.task is not other.task:
             raise ValueError(f"agreements of {self.task} and {other.task} do not add up")
         return Agreement(

@@ -1,7 +1,5 @@
 """Comparison of classifiers: logits, and the ranking of classes."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

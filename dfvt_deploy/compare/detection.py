@@ -1,7 +1,5 @@
 """Comparison of detectors: which detections are found again, and how alike they are."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial

@@ -5,8 +5,6 @@ the model that changes no precision (exported, simplified, served) is the same c
 differ by rounding alone, and keeps the limits of `fp32`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Comparison of segmentation networks: the class of each valid pixel."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

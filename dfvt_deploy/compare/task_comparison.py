@@ -1,7 +1,5 @@
 """What a task says about comparisons: one `TaskComparison` in its file of this package."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any

@@ -1,7 +1,5 @@
 """What is shipped with the package: class names, published figures, sample images."""
 
-from __future__ import annotations
-
 import csv
 import json
 from functools import cache
@@ -38,7 +36,7 @@ def class_names(task: Task) -> tuple[str, ...]:
     return tuple(row["name"] for row in published_classes(task))
 
 
-def palette(task: Task, num_classes: int) -> NDArray[np.uint8]:
+def palette(task: Task, num_classes: int) -> "NDArray[np.uint8]":
     """A colour for each class, uint8 RGB (num_classes, 3): the published colours if the task has
     some for this number of classes, else hues in steps of the golden ratio, which keeps
     neighbouring class ids apart."""

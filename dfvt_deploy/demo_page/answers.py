@@ -1,7 +1,5 @@
 """The answers of a running Triton server as data for the page: rows, pictures and times."""
 
-from __future__ import annotations
-
 import base64
 import time
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """`demo`: the page's web server, which sends images on to Triton and stores nothing."""
 
-from __future__ import annotations
-
 import json
 import threading
 from collections.abc import Iterator

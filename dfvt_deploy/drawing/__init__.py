@@ -4,8 +4,6 @@ Enter through `drawing_of(task)`, which gives the entry in the file of that task
 `validate`, `predict --save` and the printed tables use it. `canvas.py` has what all tasks share.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol

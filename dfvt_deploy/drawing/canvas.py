@@ -1,7 +1,5 @@
 """What the drawings of all tasks share: sizes, colours that can be told apart, and legends."""
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Sequence

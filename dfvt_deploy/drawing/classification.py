@@ -1,7 +1,5 @@
 """The best classes of an image in a panel below it."""
 
-from __future__ import annotations
-
 from PIL import Image, ImageDraw
 
 from . import Answers, TaskDrawing, text

@@ -1,7 +1,5 @@
 """Boxes, masks, labels and scores of detections on their image."""
 
-from __future__ import annotations
-
 import cv2
 import numpy as np
 from numpy.typing import NDArray

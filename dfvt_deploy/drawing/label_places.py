@@ -1,7 +1,5 @@
 """Places for the labels of boxes: inside the image, none over another."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -1,7 +1,5 @@
 """A class map over its image, with a legend of the classes below it."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import cv2

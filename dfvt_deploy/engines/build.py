@@ -1,7 +1,5 @@
 """One plan of an exported model, with the record of what it holds."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 from typing import Any

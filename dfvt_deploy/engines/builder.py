@@ -3,8 +3,6 @@
 Networks are strongly typed, as TensorRT 11 always has them: the ONNX file decides the precision.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -112,7 +110,7 @@ def plan_from_onnx(
     return BuiltPlan(content, counted, inspected, seconds)
 
 
-def _parser_errors(parser: tensorrt.OnnxParser) -> str:
+def _parser_errors(parser: "tensorrt.OnnxParser") -> str:
     lines = []
     for index in range(min(parser.num_errors, _SHOWN_ERRORS)):
         error = parser.get_error(index)
@@ -124,7 +122,7 @@ def _parser_errors(parser: tensorrt.OnnxParser) -> str:
     return ". ".join(lines or [_REMEDY])
 
 
-def _configure(config: tensorrt.IBuilderConfig, options: BuildOptions) -> None:
+def _configure(config: "tensorrt.IBuilderConfig", options: BuildOptions) -> None:
     if TYPE_CHECKING:
         import tensorrt as trt
     else:
@@ -157,11 +155,11 @@ def _set_targets(config: Any, trt: Any, targets: Sequence[str]) -> None:
 
 def _profile(
     flavor: Flavor,
-    builder: tensorrt.Builder,
-    network: tensorrt.INetworkDefinition,
+    builder: "tensorrt.Builder",
+    network: "tensorrt.INetworkDefinition",
     onnx: Path,
     shapes_of: Mapping[str, ShapeProfile],
-) -> tensorrt.IOptimizationProfile:
+) -> "tensorrt.IOptimizationProfile":
     if TYPE_CHECKING:
         import tensorrt as trt
     else:
@@ -179,7 +177,7 @@ def _profile(
     return profile
 
 
-def _timing_cache(config: tensorrt.IBuilderConfig, file: Path) -> tensorrt.ITimingCache | None:
+def _timing_cache(config: "tensorrt.IBuilderConfig", file: Path) -> "tensorrt.ITimingCache | None":
     """The cache of earlier builds, or a new one where the old one does not fit."""
     kept = file.read_bytes() if file.is_file() else b""
     for content in dict.fromkeys((kept, b"")):
@@ -211,7 +209,7 @@ def require_symmetric(path: Path) -> None:
             )
 
 
-def progress_monitor(trt: Any, bar: Progress, title: str) -> Any:
+def progress_monitor(trt: Any, bar: "Progress", title: str) -> Any:
     """An `IProgressMonitor` that shows the builder's phases in `bar`.
 
     TensorRT calls it from several threads, and an exception would have to pass through its C++

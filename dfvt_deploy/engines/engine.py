@@ -1,7 +1,5 @@
 """An engine on disk: a plan, exactly as TensorRT serialised it, and the record beside it."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

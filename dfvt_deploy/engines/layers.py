@@ -3,8 +3,6 @@
 They prove that an engine computes in the precision that was asked for.
 """
 
-from __future__ import annotations
-
 import json
 from collections import Counter, defaultdict
 from collections.abc import Mapping
@@ -35,7 +33,7 @@ _DTYPES = {"FLOAT": "fp32", "HALF": "fp16", "BF16": "bf16", "INT8": "int8", "FP8
 LEAST_SHARE = {Precision.FP32: 1.0, Precision.FP16: 0.5, Precision.INT8: 0.25}
 
 
-def network_layers(network: tensorrt.INetworkDefinition) -> ComputeLayers:
+def network_layers(network: "tensorrt.INetworkDefinition") -> ComputeLayers:
     """Count the layers of a parsed, strongly typed network, whose types TensorRT must keep to."""
     producers = {}
     layers = [network.get_layer(index) for index in range(network.num_layers)]
@@ -53,7 +51,7 @@ def network_layers(network: tensorrt.INetworkDefinition) -> ComputeLayers:
     return ComputeLayers(source="network", layers={k: dict(counts[k]) for k in sorted(counts)})
 
 
-def _dequantised(tensor: str, producers: Mapping[str, tensorrt.ILayer]) -> bool:
+def _dequantised(tensor: str, producers: "Mapping[str, tensorrt.ILayer]") -> bool:
     """Whether a tensor comes out of a DequantizeLinear, perhaps reshaped on the way."""
     layer = producers.get(tensor)
     while layer is not None and layer.type.name in _TRANSPARENT:
@@ -91,7 +89,7 @@ _FORMATS = {
 _TYPE_KEYS = ("DataType", "Format/Datatype", "Format")
 
 
-def inspected_layers(engine: tensorrt.ICudaEngine, form: Any) -> ComputeLayers | None:
+def inspected_layers(engine: "tensorrt.ICudaEngine", form: Any) -> ComputeLayers | None:
     """Count the layers of a built engine, which takes a GPU, from its report in JSON, the
     `form`."""
     inspector = engine.create_engine_inspector()

@@ -1,7 +1,5 @@
 """What can build engines here: TensorRT and its GPU, or the container command that has both."""
 
-from __future__ import annotations
-
 import re
 import shlex
 from dataclasses import dataclass, replace

@@ -1,7 +1,5 @@
 """The options of `build-trt`."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -95,7 +93,7 @@ class BuildOptions(Options):
         else:
             self.refuse("is for --flavor tensorrt", *_TENSORRT_ONLY)
 
-    def for_rtx(self) -> BuildOptions:
+    def for_rtx(self) -> "BuildOptions":
         """The options of the same engines for TensorRT-RTX."""
         own: dict[str, Any] = {f.name: f.default for f in fields(self) if f.name in _TENSORRT_ONLY}
         return replace(self, flavor=Flavor.RTX, **own)

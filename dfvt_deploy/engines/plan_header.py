@@ -4,8 +4,6 @@ A plan starts with four bytes that differ between TensorRT and TensorRT-RTX; byt
 four parts of the version.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

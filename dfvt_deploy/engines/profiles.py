@@ -1,7 +1,5 @@
 """The shapes an engine takes: from the model's symbolic dimensions and a few numbers."""
 
-from __future__ import annotations
-
 from typing import TypeVar
 
 from ..errors import BadInput

@@ -1,7 +1,5 @@
 """The record of a plan: `model.fp16.sm90.plan.json` beside `model.fp16.sm90.plan`."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated, Literal
 

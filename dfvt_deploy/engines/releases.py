@@ -1,7 +1,5 @@
 """What NVIDIA's Triton images hold, as data: `data/triton_releases.json`."""
 
-from __future__ import annotations
-
 import json
 import re
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The stages that a validation runs, with open runners, and those that it cannot run and why."""
 
-from __future__ import annotations
-
 import tempfile
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -83,7 +81,7 @@ def check_files(artifact: Artifact, options: ValidateOptions, served: Served | N
 def build_stages(
     artifact: Artifact,
     options: ValidateOptions,
-    model: nn.Module | None,
+    model: "nn.Module | None",
     live: LiveServer | None,
     stack: ExitStack,
 ) -> Stages:
@@ -148,13 +146,13 @@ class _Builder:
         precision = more.get("precision", Precision.FP32) if rounds else Precision.FP32
         self.add(*names, step, Part.OUTPUTS, self.comparison.release_limits(precision), **more)
 
-    def add_pytorch(self, model: nn.Module) -> None:
+    def add_pytorch(self, model: "nn.Module") -> None:
         from ..runners.pytorch import PytorchRunner
 
         runner = PytorchRunner(self.manifest, model, self.options.device)
         self.add_network(runner, stages.REFERENCE, None, "PyTorch, float32")
 
-    def add_exported(self, model: nn.Module) -> None:
+    def add_exported(self, model: "nn.Module") -> None:
         """The graph as torch.onnx writes it, before `export` simplifies it."""
         import onnx
 

@@ -6,8 +6,6 @@ quantile of the results is a one-sided 95 % bound. For a drop both models are sc
 drawn images, since images on which both are right, or both wrong, hardly add to its error.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """The inner tensors of two ONNX files of one model, compared in the order of their computation."""
 
-from __future__ import annotations
-
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
@@ -43,7 +41,7 @@ def compare_inner_tensors(
     artifact: Artifact,
     stage: Stage,
     pipeline: Pipeline,
-    samples: Sequence[Sample],
+    samples: "Sequence[Sample]",
     threads: int | None = None,
 ) -> TensorComparison:
     """Compare the inner tensors of a stage's ONNX file with those of model.onnx, by name.

@@ -1,7 +1,5 @@
 """What is decided about each stage, which stage is to blame, and the outcome of a validation."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 

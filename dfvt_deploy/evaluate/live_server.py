@@ -1,7 +1,5 @@
 """The Triton server whose answers are compared: a running one, or one started for the purpose."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass

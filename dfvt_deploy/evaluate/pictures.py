@@ -1,7 +1,5 @@
 """The images whose answers changed most, drawn with both answers for the report."""
 
-from __future__ import annotations
-
 import base64
 import io
 from collections.abc import Mapping
@@ -48,7 +46,7 @@ class Picture:
 
 
 def drawn_changes(
-    validation: Validation, stages: Stages, samples: Mapping[str, Sample]
+    validation: Validation, stages: Stages, samples: "Mapping[str, Sample]"
 ) -> dict[str, list[Picture]]:
     """Pass the images that changed most through a stage again and draw the answers, by stage: of
     the shown one, of files in another precision, and of stages beyond their own step's limits.

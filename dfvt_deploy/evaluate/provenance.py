@@ -1,7 +1,5 @@
 """What the figures of a validation came from: files, packages, machine, and remarks on them."""
 
-from __future__ import annotations
-
 import os
 import platform
 from pathlib import Path
@@ -38,7 +36,7 @@ def results_key(
     stages: Stages,
     options: ValidateOptions,
     live: LiveServer | None,
-    dataset: Dataset,
+    dataset: "Dataset",
 ) -> str:
     """A short hash of what the results of single images depend on beside the images."""
     manifest = artifact.manifest
@@ -112,7 +110,7 @@ def hardware(device: str) -> dict[str, str]:
     return found
 
 
-def notes(manifest: Manifest, dataset: Dataset, options: ValidateOptions) -> tuple[str, ...]:
+def notes(manifest: Manifest, dataset: "Dataset", options: ValidateOptions) -> tuple[str, ...]:
     """Remarks that a reader of the figures must know."""
     found = []
     if not manifest.trained:

@@ -1,7 +1,5 @@
 """The reports of a validation and the verdicts in the manifest."""
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The report of a validation: one HTML page that loads nothing from elsewhere."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -33,7 +31,7 @@ def html_report(validation: Validation, pictures: dict[str, list[Picture]]) -> s
     )
 
 
-def report_template(name: str = TEMPLATE) -> jinja2.Template:
+def report_template(name: str = TEMPLATE) -> "jinja2.Template":
     """The template of a page, with its filters. Raises MissingDependency without jinja2."""
     jinja2 = optional("jinja2")
     environment = jinja2.Environment(

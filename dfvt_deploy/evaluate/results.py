@@ -1,7 +1,5 @@
 """The records that `validate` returns and writes as JSON."""
 
-from __future__ import annotations
-
 from typing import Any, Literal
 
 from pydantic import Field, model_validator

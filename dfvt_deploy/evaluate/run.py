@@ -1,7 +1,5 @@
 """Images through the stages, one by one; the result of each is stored at once."""
 
-from __future__ import annotations
-
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -42,14 +40,14 @@ class ImageRefused(Exception):
 class Prepared:
     """An image that was read, and its tensors; or `refused`, why there are none."""
 
-    sample: Sample
+    sample: "Sample"
     digest: str
     encoded: bytes = b""
     inputs: Mapping[str, NDArray[Any]] | None = None
     refused: str = ""
 
 
-def sample_digest(sample: Sample) -> str:
+def sample_digest(sample: "Sample") -> str:
     """A digest of what an image's result depends on: the file's size and time, and the truth."""
     files = [sample.path]
     if (truth_file := getattr(sample.truth, "path", None)) is not None:
@@ -67,8 +65,8 @@ def sample_digest(sample: Sample) -> str:
 def run_stages(
     stages: Sequence[Stage],
     pipeline: Pipeline,
-    samples: Sequence[Sample],
-    metric: Metric | None,
+    samples: "Sequence[Sample]",
+    metric: "Metric | None",
     store: ResultStore,
     workers: int,
 ) -> list[Key]:
@@ -112,7 +110,7 @@ def stage_outputs(
         yield stage, done[stage.name], 1000 * (time.perf_counter() - start)
 
 
-def prepare(sample: Sample, pipeline: Pipeline) -> Prepared:
+def prepare(sample: "Sample", pipeline: Pipeline) -> Prepared:
     """Read, decode and preprocess an image."""
     digest = sample_digest(sample)
     try:
@@ -126,7 +124,7 @@ def prepare(sample: Sample, pipeline: Pipeline) -> Prepared:
 
 
 def _prepared_ahead(
-    samples: Sequence[Sample], pipeline: Pipeline, workers: int
+    samples: "Sequence[Sample]", pipeline: Pipeline, workers: int
 ) -> Iterator[Prepared]:
     """Prepared images in order; at most two a worker wait to be taken."""
     with ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:
@@ -143,7 +141,7 @@ def _prepared_ahead(
                 future.cancel()
 
 
-def _record(stages: Sequence[Stage], prepared: Prepared, metric: Metric | None) -> ImageRecord:
+def _record(stages: Sequence[Stage], prepared: Prepared, metric: "Metric | None") -> ImageRecord:
     """The result of one image at every stage, or its refusal."""
     records: dict[str, StageRecord] = {}
     done: dict[str, StageOutputs] = {}
@@ -172,7 +170,9 @@ def _record(stages: Sequence[Stage], prepared: Prepared, metric: Metric | None) 
     return ImageRecord(stages=records)
 
 
-def _scored(metric: Metric, stage: Stage, outputs: StageOutputs, sample: Sample) -> dict[str, Any]:
+def _scored(
+    metric: "Metric", stage: Stage, outputs: StageOutputs, sample: "Sample"
+) -> dict[str, Any]:
     try:
         return metric.image_result(outputs.answers, sample)
     except MissingDependency:

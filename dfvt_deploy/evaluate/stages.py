@@ -5,8 +5,6 @@ network's inputs, the network's outputs, or the answers. So a difference between
 the later stage's doing, and a stage's figures count everything up to it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TypeAlias

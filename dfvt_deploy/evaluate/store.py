@@ -5,8 +5,6 @@ model, the stages and the server. A row is found by its image's id and by a dige
 file and truth, so runs on more or fewer images share results.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import sqlite3
@@ -58,7 +56,7 @@ class ResultStore:
         self.path = path
         self._database: sqlite3.Connection | None = None
 
-    def __enter__(self) -> ResultStore:
+    def __enter__(self) -> "ResultStore":
         self.path.parent.mkdir(parents=True, exist_ok=True)
         try:
             self._database = sqlite3.connect(self.path, isolation_level=None)

@@ -1,7 +1,5 @@
 """The stored results of single images, added up."""
 
-from __future__ import annotations
-
 import heapq
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -63,7 +61,7 @@ class StageSums:
 class Summary:
     """Sums over the images that were judged; `unjudged` lists the first that were refused."""
 
-    metric: Metric | None
+    metric: "Metric | None"
     stages: dict[str, StageSums]
     images: int = 0
     refused: int = 0
@@ -71,7 +69,7 @@ class Summary:
 
 
 def summarise(
-    stages: Sequence[str], task: Task, metric: Metric | None, store: ResultStore, keys: list[Key]
+    stages: Sequence[str], task: Task, metric: "Metric | None", store: ResultStore, keys: list[Key]
 ) -> Summary:
     """Add up the stored results of images at the named stages; ArtifactError for a damaged one."""
     summary = Summary(metric, {name: StageSums() for name in stages})
@@ -169,7 +167,7 @@ def _points(difference: float) -> float:
 
 
 def class_changes(
-    metric: Metric | None, labels: Sequence[str], reference: StageSums, candidate: StageSums
+    metric: "Metric | None", labels: Sequence[str], reference: StageSums, candidate: StageSums
 ) -> tuple[ClassChange, ...]:
     """Every class that either answered or that occurs in the truth; most changed first."""
     scores = [class_scores(metric, sums.results) for sums in (reference, candidate)]
@@ -187,7 +185,7 @@ def class_changes(
     return tuple(sorted(changes, key=lambda c: (-abs(c.score_change), -abs(c.change), c.class_id)))
 
 
-def class_scores(metric: Metric | None, results: Sequence[Any]) -> dict[int, float]:
+def class_scores(metric: "Metric | None", results: Sequence[Any]) -> dict[int, float]:
     """The metric's first figure of each class of the truth alone, in points."""
     if metric is None:
         return {}

@@ -1,7 +1,5 @@
 """`validate`: what is lost between PyTorch and a served answer, where, and whether it may be."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -102,7 +100,7 @@ def _make_results_folder(artifact: Artifact) -> None:
         ) from error
 
 
-def _reference_model(artifact: Artifact, options: ValidateOptions) -> nn.Module | None:
+def _reference_model(artifact: Artifact, options: ValidateOptions) -> "nn.Module | None":
     """The PyTorch model; None where model.onnx is the reference."""
     if options.against == "onnx":
         return None
@@ -131,7 +129,7 @@ def _pass_images(
     artifact: Artifact,
     options: ValidateOptions,
     stages: Stages,
-    dataset: Dataset,
+    dataset: "Dataset",
     live: LiveServer | None,
     key: str,
 ) -> Summary:
@@ -164,7 +162,7 @@ def _found(
     artifact: Artifact,
     options: ValidateOptions,
     stages: Stages,
-    dataset: Dataset,
+    dataset: "Dataset",
     summary: Summary,
     key: str,
 ) -> Validation:
@@ -219,7 +217,7 @@ def _found(
 
 
 def _inner_tensors(
-    artifact: Artifact, options: ValidateOptions, stages: Stages, dataset: Dataset
+    artifact: Artifact, options: ValidateOptions, stages: Stages, dataset: "Dataset"
 ) -> TensorComparison | None:
     if options.layers is None:
         return None

@@ -1,7 +1,5 @@
 """Explaining a class of an image."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from ..tasks.classification import INPUT_SIZE, resized_size

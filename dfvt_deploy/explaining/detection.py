@@ -1,7 +1,5 @@
 """Explaining one detection: the class of its box."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

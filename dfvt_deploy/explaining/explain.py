@@ -1,7 +1,5 @@
 """`explain`: heat maps of what an answer rests on, each with figures of how far to believe it."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack

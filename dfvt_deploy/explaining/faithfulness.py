@@ -1,7 +1,5 @@
 """How far a heat map can be believed: deletion and insertion, and the rank correlation of maps."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import cv2

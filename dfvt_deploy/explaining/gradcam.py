@@ -1,7 +1,5 @@
 """Grad-CAM++ (Chattopadhay et al., WACV 2018) on the stages of a DFvT backbone in PyTorch."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Occlusion: what an answer loses where a part of the image is covered. It needs answers only."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Sequence
 

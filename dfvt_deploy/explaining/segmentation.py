@@ -1,7 +1,5 @@
 """Explaining a class of a class map: all pixels that have it."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

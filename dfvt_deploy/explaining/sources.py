@@ -1,7 +1,5 @@
 """What maps are made from: layers of the PyTorch model, or whatever answers occluded images."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass

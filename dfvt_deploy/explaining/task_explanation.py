@@ -1,7 +1,5 @@
 """What differs between the tasks when an answer is explained: one `TaskExplanation` a task."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias

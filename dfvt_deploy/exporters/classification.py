@@ -1,7 +1,5 @@
 """How the classifier is exported and checked."""
 
-from __future__ import annotations
-
 from ..manifest import Preprocessing
 from ..tasks.classification import INPUT_SIZE, RESIZED_SHORT_SIDE
 from ..tasks.images import MEAN, STD

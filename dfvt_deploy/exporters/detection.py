@@ -1,7 +1,5 @@
 """How Mask R-CNN is exported and checked."""
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image

@@ -1,7 +1,5 @@
 """`export`: a checkpoint to a checked ONNX file with its manifest."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path

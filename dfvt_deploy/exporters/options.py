@@ -1,7 +1,5 @@
 """The options of `export`."""
 
-from __future__ import annotations
-
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,7 +112,7 @@ class ExportOptions(Options):
             if given is not None:
                 check_utf8(Path(given), flag)
 
-    def models(self) -> tuple[ExportOptions, ...]:
+    def models(self) -> "tuple[ExportOptions, ...]":
         """The options of each model that `all` stands for."""
         if self.variant != "all" and self.task != "all":
             return (self,)

@@ -1,7 +1,5 @@
 """How UPerNet is exported and checked."""
 
-from __future__ import annotations
-
 from ..tasks.segmentation import LONG_SIDE, SHORT_SIDE
 from ..types import Task
 from .options import ExportOptions

@@ -1,7 +1,5 @@
 """PyTorch to ONNX, simplified and checked."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Mapping
 from dataclasses import dataclass

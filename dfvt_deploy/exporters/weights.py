@@ -1,7 +1,5 @@
 """The PyTorch model of an export with its weights, and the record of where they came from."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from torch import nn

@@ -1,7 +1,5 @@
 """The few CUDA calls that running a plan takes, through NVIDIA's cuda-bindings."""
 
-from __future__ import annotations
-
 from contextlib import AbstractContextManager
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The GPUs of this machine as the NVIDIA driver lists them; no CUDA toolkit or torch is needed."""
 
-from __future__ import annotations
-
 import ctypes
 from collections.abc import Callable
 from dataclasses import dataclass

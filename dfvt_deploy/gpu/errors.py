@@ -1,7 +1,5 @@
 """What can go wrong on the GPU. These are not `DfvtError`s: the embedded server has none."""
 
-from __future__ import annotations
-
 
 class GpuError(Exception):
     """CUDA or TensorRT refused a call; the message quotes the reason that the library gave."""

@@ -1,7 +1,5 @@
 """The Python packages of TensorRT and TensorRT-RTX, which have the same API."""
 
-from __future__ import annotations
-
 import importlib
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """A TensorRT or TensorRT-RTX plan, loaded and run."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Schedulers: dynamic batching, sequences, batch inputs and outputs, the response cache."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from .reading import ModelFolder

@@ -1,7 +1,5 @@
 """The config's own values: what Triton's core refuses whatever the backend is."""
 
-from __future__ import annotations
-
 import difflib
 from collections import Counter
 from typing import Any

@@ -1,7 +1,5 @@
 """Ensembles: steps, tensor maps, types, shapes and the way data takes."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass

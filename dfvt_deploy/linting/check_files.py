@@ -1,7 +1,5 @@
 """Folders, names, versions and files."""
 
-from __future__ import annotations
-
 import json
 import stat
 from collections.abc import Callable

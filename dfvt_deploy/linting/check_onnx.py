@@ -1,7 +1,5 @@
 """ONNX files: versions, operators and weights against onnxruntime, tensors against the config."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Parameters, execution accelerators and threads: what a backend reads, ignores or refuses."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 

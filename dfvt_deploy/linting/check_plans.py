@@ -1,7 +1,5 @@
 """TensorRT plans: their first bytes, the target's TensorRT, and the shapes they take."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from ..engines.plan_header import PlanHeader, read_plan_header

@@ -1,7 +1,5 @@
 """Models of the python backend: parsed and never run."""
 
-from __future__ import annotations
-
 import ast
 from importlib.util import decode_source
 from pathlib import Path

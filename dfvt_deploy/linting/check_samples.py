@@ -1,7 +1,5 @@
 """Warm-up samples and label files."""
 
-from __future__ import annotations
-
 import math
 import struct
 from pathlib import Path

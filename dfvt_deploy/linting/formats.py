@@ -1,7 +1,5 @@
 """A report as text, JSON or SARIF 2.1.0."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -5,8 +5,6 @@ them and checks a tree against the message's descriptor, so that every unknown f
 The message itself is then made by text_format.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -47,7 +45,7 @@ class Field:
     name: str
     line: int
     text: str = ""
-    fields: list[Field] | None = None
+    fields: "list[Field] | None" = None
 
 
 Fields: TypeAlias = list[Field]

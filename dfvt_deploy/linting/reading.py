@@ -1,7 +1,5 @@
 """A model repository as Triton reads it: folders are models, numbered folders versions."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field

@@ -3,8 +3,6 @@
 docs/lint.md explains each, with lines that it finds and lines that are right.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path

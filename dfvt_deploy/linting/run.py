@@ -1,7 +1,5 @@
 """`lint`: every check over every repository."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path

@@ -5,8 +5,6 @@ Shapes: N batch, Ci channels of stage i, H and W the height and width of the map
 Module names follow the published checkpoints, key for key.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F

@@ -3,8 +3,6 @@
 Shapes: N batch, C channels, H and W the height and width of the token grid.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F

@@ -3,8 +3,6 @@
 The order of operations is the published one, so that rounding is the same.
 """
 
-from __future__ import annotations
-
 import math
 
 import torch

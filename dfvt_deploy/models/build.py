@@ -1,7 +1,5 @@
 """The models by task and variant, untrained or with the weights that a manifest records."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch

@@ -1,7 +1,5 @@
 """Checkpoints: the model that a file is of, and loading its weights into a model."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path

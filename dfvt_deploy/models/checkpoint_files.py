@@ -7,8 +7,6 @@ Values are read later and one tensor at a time, so that a file is judged by its 
 memory is taken for it.
 """
 
-from __future__ import annotations
-
 import io
 import stat
 import struct

@@ -1,7 +1,5 @@
 """DFvT for ImageNet classification at 224x224."""
 
-from __future__ import annotations
-
 from torch import Tensor, nn
 
 from ..tasks.classification import INPUT_SIZE

@@ -1,8 +1,6 @@
 """Mask R-CNN on the DFvT backbone (mmdetection 2.x layout), with the published test-time rules,
 and the detection graph that is exported."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Feature pyramid network: four backbone maps to five of 256 channels."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from torch import Tensor, nn

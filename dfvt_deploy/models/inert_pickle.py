@@ -8,8 +8,6 @@ list of pairs, so that no key of the file is hashed. Nothing here recurses into 
 depth does no harm.
 """
 
-from __future__ import annotations
-
 import pickletools
 from collections.abc import Callable
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """What happens to images at the entry of a model: normalisation, and padding to a canvas."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

@@ -7,8 +7,6 @@ Shapes: N images, G groups (pyramid levels or classes), K boxes in each group. B
 groups must not overlap, see `shift_groups`.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """Downloads the authors' checkpoints: each once, resumed after an interruption, pinned by hash."""
 
-from __future__ import annotations
-
 import json
 import os
 import urllib.error

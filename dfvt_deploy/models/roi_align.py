@@ -3,8 +3,6 @@
 Both sample adaptively, ceil(side / bins) points per bin and axis, with the half-pixel offset.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

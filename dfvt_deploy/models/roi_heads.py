@@ -1,7 +1,5 @@
 """The second stage of Mask R-CNN: classes, boxes and masks of proposals."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import NamedTuple
 

@@ -1,7 +1,5 @@
 """Region proposal network: 1000 proposals per image from the feature pyramid."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

@@ -1,7 +1,5 @@
 """UPerNet on the DFvT backbone: the segmentation graph that is exported, with its class map."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F

@@ -1,7 +1,5 @@
 """Which entry of a checkpoint is the state dict, and its keys as the models name them."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path

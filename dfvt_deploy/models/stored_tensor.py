@@ -1,7 +1,5 @@
 """Tensors of a checkpoint as ranges of its bytes, checked before they are read."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import prod

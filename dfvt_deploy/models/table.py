@@ -1,7 +1,5 @@
 """The nine models with their sizes, beside the published figures."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

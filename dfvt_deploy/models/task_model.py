@@ -1,7 +1,5 @@
 """What a task says about its network: one `TaskModel` in its file of this package."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any

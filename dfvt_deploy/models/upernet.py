@@ -4,8 +4,6 @@ Module names follow mmsegmentation's checkpoints, key for key. The auxiliary hea
 training uses, is left out.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F

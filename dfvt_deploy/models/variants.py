@@ -1,7 +1,5 @@
 """The published sizes of DFvT."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 

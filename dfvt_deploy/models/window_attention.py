@@ -8,8 +8,6 @@ on the weights or on a fixed grid folds into constants, and windows and heads ar
 permutation.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F

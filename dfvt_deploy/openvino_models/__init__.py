@@ -4,8 +4,6 @@ The folder is copied to embedded servers, so it imports nothing else of the pack
 `CompiledModels`.
 """
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Mapping
 from pathlib import Path

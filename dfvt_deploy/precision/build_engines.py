@@ -1,7 +1,5 @@
 """`build-trt`: engines of several models, converted first where a file is missing."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path

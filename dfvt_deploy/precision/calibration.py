@@ -1,7 +1,5 @@
 """Real images as a network's inputs: what a conversion is calibrated on and compared with."""
 
-from __future__ import annotations
-
 import hashlib
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -82,7 +80,7 @@ class CalibrationImages:
                 raise BadInput(f"{view.file}: {error}") from error
             yield self.pipeline.feed(inputs)
 
-    def compared(self) -> CalibrationImages:
+    def compared(self) -> "CalibrationImages":
         """The images that a converted file is compared on, evenly spread."""
         most = _COMPARED_DENSE if is_dense(self.pipeline.manifest) else _COMPARED
         return replace(self, views=spread(self.views, most))

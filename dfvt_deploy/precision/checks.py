@@ -1,7 +1,5 @@
 """What a converted file must be before it takes its place: lower precision, and like FP32."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

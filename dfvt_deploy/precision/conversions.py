@@ -1,7 +1,5 @@
 """The two conversions, FP16 and INT8, behind one interface that `convert` and the search use."""
 
-from __future__ import annotations
-
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable

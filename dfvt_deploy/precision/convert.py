@@ -1,7 +1,5 @@
 """`convert`: an exported model to a file of lower precision, compared with the FP32 one."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """FP32 graphs converted to FP16 with NVIDIA ModelOpt's AutoCast."""
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Collection, Mapping

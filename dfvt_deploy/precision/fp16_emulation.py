@@ -6,8 +6,6 @@ rounds every tensor that would be FP16 to FP16 and back: values beyond 65504 bec
 a GPU that multiplies in FP16 and accumulates in FP32.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection
 
 import numpy as np

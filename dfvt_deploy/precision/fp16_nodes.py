@@ -1,7 +1,5 @@
 """Which nodes of a graph must stay in FP32 when the others compute in FP16."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Mapping
 
 import numpy as np

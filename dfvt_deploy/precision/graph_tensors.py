@@ -1,7 +1,5 @@
 """An ONNX graph with the types, weights, producers and consumers of its tensors."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """FP32 graphs quantised to INT8 with onnxruntime, as QuantizeLinear and DequantizeLinear pairs."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Collection, Iterable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The nodes of a graph that a conversion leaves in FP32, each with the reason."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from typing import TypeAlias

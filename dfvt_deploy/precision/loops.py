@@ -5,8 +5,6 @@ is an input of a Shape node, the tensor's holder, whose result is an output of t
 that renames or casts the tensor changes the holder's input, and the loop then takes that.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 

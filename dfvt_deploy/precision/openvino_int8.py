@@ -1,7 +1,5 @@
 """FP32 graphs quantised to INT8 with NNCF, for OpenVINO."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field

@@ -6,8 +6,6 @@ log2(candidates) trials. The search assumes that more candidates in FP32 do not 
 worse. Its result has been tried and is good either way.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import math
@@ -74,7 +72,7 @@ def units_to_keep(
     units: Sequence[str],
     score: Callable[[Collection[str]], float],
     limit: float,
-    trials: Trials,
+    trials: "Trials",
 ) -> tuple[str, ...]:
     """A small set of units, named in the graph's order, that bring the score to at least `limit`
     when they stay in FP32. `score` gives the figure of a network in which the given units do;

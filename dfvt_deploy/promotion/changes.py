@@ -1,7 +1,5 @@
 """`promote` and `rollback`: another version of a model becomes live, with all its steps at once."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """`versions`: the versions of a repository, and the removal of old ones."""
 
-from __future__ import annotations
-
 import shutil
 from dataclasses import dataclass
 from pathlib import Path

@@ -4,8 +4,6 @@ Each runner is a context manager with one method, `infer`, which maps named tens
 tensors. Enter through the file of the program, such as `onnx_runtime.OnnxRuntimeRunner`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any, Protocol
 
@@ -20,7 +18,7 @@ Tensors = Mapping[str, NDArray[Any]]
 class Runner(Protocol):
     """A network that can be run while its context is open."""
 
-    def __enter__(self) -> Runner: ...
+    def __enter__(self) -> "Runner": ...
 
     def __exit__(self, *error: object) -> None: ...
 

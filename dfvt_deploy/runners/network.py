@@ -1,7 +1,5 @@
 """A network in a runtime: the file of a precision, and the runner that opens it."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from ..artifact import Artifact

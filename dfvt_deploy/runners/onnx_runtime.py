@@ -1,7 +1,5 @@
 """ONNX files in onnxruntime."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -51,7 +49,7 @@ class OnnxRuntimeRunner:
     def __post_init__(self) -> None:
         self.name = "the graph" if isinstance(self.model, bytes) else str(self.model)
 
-    def __enter__(self) -> OnnxRuntimeRunner:
+    def __enter__(self) -> "OnnxRuntimeRunner":
         onnxruntime = optional("onnxruntime")
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3  # The warnings are about leftovers of its own optimiser.

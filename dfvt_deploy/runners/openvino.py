@@ -1,7 +1,5 @@
 """ONNX files in OpenVINO on the CPU."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -43,7 +41,7 @@ class OpenVINORunner:
                 f"{', '.join(_HINTS)}"
             )
 
-    def __enter__(self) -> OpenVINORunner:
+    def __enter__(self) -> "OpenVINORunner":
         openvino = optional("openvino")
         from ..openvino_models import CompiledModels
 

@@ -1,7 +1,5 @@
 """The model in PyTorch, float32: the reference that every later form of it is compared with."""
 
-from __future__ import annotations
-
 from typing import Any, Literal
 
 import numpy as np
@@ -34,7 +32,7 @@ class PytorchRunner:
         self.model = model
         self.device = device
 
-    def __enter__(self) -> PytorchRunner:
+    def __enter__(self) -> "PytorchRunner":
         self.model.to(self.device)
         return self
 

@@ -1,7 +1,5 @@
 """TensorRT and TensorRT-RTX plans on a GPU."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -34,7 +32,7 @@ class TensorRTRunner:
         self.source = source
         self._resources = ExitStack()
 
-    def __enter__(self) -> TensorRTRunner:
+    def __enter__(self) -> "TensorRTRunner":
         version = bindings(read_plan_header(self.path).flavor).__version__
         with _translated():
             capability = gpu().compute_capability

@@ -1,7 +1,5 @@
 """A model on a running Triton server, over gRPC or HTTP."""
 
-from __future__ import annotations
-
 import contextlib
 import re
 import socket
@@ -81,7 +79,7 @@ class TritonRunner:
         self.url = self.url or DEFAULT_URLS[self.protocol]
         self._module = optional(f"tritonclient.{self.protocol}")
 
-    def __enter__(self) -> TritonRunner:
+    def __enter__(self) -> "TritonRunner":
         if not self.timeout > 0:
             raise BadInput(f"timeout {self.timeout} is not above 0 seconds")
         if not re.fullmatch(r"[^\s/:]+:[0-9]{1,5}", self.url):

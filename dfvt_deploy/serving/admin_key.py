@@ -6,8 +6,6 @@ its place in the memory of the running process. `serve` makes a key for itself w
 none.
 """
 
-from __future__ import annotations
-
 import re
 import secrets
 import stat

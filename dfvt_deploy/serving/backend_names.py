@@ -1,7 +1,5 @@
 """The Triton backends that run a network, and what each serves; `backends/` has its files."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Literal
 

@@ -1,7 +1,5 @@
 """`predict`: image files to answers of a running Triton."""
 
-from __future__ import annotations
-
 import base64
 import glob
 import time

@@ -4,8 +4,6 @@ Field by field: https://docs.nvidia.com/deeplearning/triton-inference-server (mo
 configuration); the parameters of a backend are in the README of the backend.
 """
 
-from __future__ import annotations
-
 import json
 
 from google.protobuf import text_format

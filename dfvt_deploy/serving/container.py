@@ -3,8 +3,6 @@
 A server follows (`dfvt-deploy container start`). Nothing here needs a container, though.
 """
 
-from __future__ import annotations
-
 import ctypes
 import os
 import shutil

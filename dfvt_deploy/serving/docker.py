@@ -1,7 +1,5 @@
 """`serve --docker`: NVIDIA's container on the same repository."""
 
-from __future__ import annotations
-
 import shutil
 import subprocess
 from collections.abc import Sequence

@@ -7,8 +7,6 @@ names take the new version, and the ensemble goes back to these. In between a se
 three networks.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import shutil

@@ -4,8 +4,6 @@ An entry is written just before the version becomes live. Where a process was ki
 two, or the link was moved by hand, the version that is live counts: see `been_live`.
 """
 
-from __future__ import annotations
-
 import getpass
 import hashlib
 import os

@@ -1,7 +1,5 @@
 """Requests to a server's HTTP API, never through a proxy."""
 
-from __future__ import annotations
-
 import http.client
 import urllib.error
 import urllib.request

@@ -1,7 +1,5 @@
 """Which tritonserver there is, and what it needs around it to run."""
 
-from __future__ import annotations
-
 import ctypes.util
 import importlib.util
 import os

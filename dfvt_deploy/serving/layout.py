@@ -12,8 +12,6 @@ The folder `<name>/2` is moved in last, so version 2 is whole where that folder 
 `live` is one rename, so all four models change their version together.
 """
 
-from __future__ import annotations
-
 import re
 import shlex
 import shutil

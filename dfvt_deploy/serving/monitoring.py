@@ -1,7 +1,5 @@
 """What Triton is told about its metrics and traces."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from ..errors import BadInput

@@ -1,7 +1,5 @@
 """Predictions drawn on their images and saved."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from PIL import Image

@@ -1,7 +1,5 @@
 """TCP ports of a server."""
 
-from __future__ import annotations
-
 import contextlib
 import ipaddress
 import socket

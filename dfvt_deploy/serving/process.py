@@ -1,7 +1,5 @@
 """A tritonserver process: started, watched, and ended with everything that it started."""
 
-from __future__ import annotations
-
 import contextlib
 import ctypes
 import os

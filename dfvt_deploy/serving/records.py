@@ -1,7 +1,5 @@
 """The record of one version of a served model, and whether its files are still those."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from ..errors import ArtifactError, BadInput

@@ -6,8 +6,6 @@ the new version beside the live one; and last the config of the ensemble, whose 
 the new version live. A reader sees the old version or the new one at any moment.
 """
 
-from __future__ import annotations
-
 import hashlib
 import shutil
 from dataclasses import dataclass

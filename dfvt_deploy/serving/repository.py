@@ -1,7 +1,5 @@
 """`populate`: an exported model as a new version in a Triton model repository."""
 
-from __future__ import annotations
-
 import io
 import math
 import os

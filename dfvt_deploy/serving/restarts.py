@@ -1,7 +1,5 @@
 """How often, and how soon, a server that ended is started again."""
 
-from __future__ import annotations
-
 import time
 from collections import deque
 

@@ -1,7 +1,5 @@
 """One version of a model as it is served: its files and settings, which its configs describe."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path

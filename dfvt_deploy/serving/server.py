@@ -1,7 +1,5 @@
 """`serve`: a real tritonserver on a repository, owned from start to stop."""
 
-from __future__ import annotations
-
 import contextlib
 import secrets
 import shutil
@@ -116,7 +114,7 @@ class TritonServer:
     def _client_host(self) -> str:
         return LOOPBACK if self.host == "0.0.0.0" else self.host
 
-    def __enter__(self) -> TritonServer:
+    def __enter__(self) -> "TritonServer":
         remove_abandoned()
         try:
             self._prepare()

@@ -1,7 +1,5 @@
 """The log of a server: kept in a file, shown while it is written, and read for reasons."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import re

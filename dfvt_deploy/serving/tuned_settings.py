@@ -1,7 +1,5 @@
 """The settings that `tune` wrote into a manifest, where `populate` is given none."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 from typing import get_args

@@ -5,8 +5,6 @@ and coloured: red ink on blue paper of the same green, so that swapped channels 
 its negative.
 """
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 from typing import NamedTuple

@@ -1,7 +1,5 @@
 """`doctor`: what each command needs, whether this machine has it, and how to get it."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import sys

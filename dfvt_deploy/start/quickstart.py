@@ -1,7 +1,5 @@
 """`quickstart`: every step for one model, ending in a live Triton server's answers."""
 
-from __future__ import annotations
-
 import time
 from dataclasses import dataclass
 from pathlib import Path

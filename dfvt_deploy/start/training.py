@@ -1,7 +1,5 @@
 """How small models are trained: that of `quickstart --example` and those of examples/."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass

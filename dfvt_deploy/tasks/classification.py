@@ -1,7 +1,5 @@
 """ImageNet classification: the published test pipeline before the network, softmax after it."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 

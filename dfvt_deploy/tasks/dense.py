@@ -1,7 +1,5 @@
 """What detection and segmentation do alike before the network: resize, then pad to its grid."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import Any, TypeAlias
 

@@ -1,7 +1,5 @@
 """COCO instance segmentation: the published test pipeline around Mask R-CNN."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

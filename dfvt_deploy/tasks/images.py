@@ -1,7 +1,5 @@
 """From encoded bytes to RGB pixels, within limits, and from pixels to the network's input."""
 
-from __future__ import annotations
-
 import io
 from dataclasses import dataclass
 from typing import Any

@@ -4,8 +4,6 @@ Runs of zeros and ones alternate, zeros first, column by column. From the fourth
 the difference to the run two before. Numbers are written in groups of five bits, lowest first.
 """
 
-from __future__ import annotations
-
 from typing import Any, TypedDict
 
 import numpy as np

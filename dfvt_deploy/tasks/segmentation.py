@@ -1,7 +1,5 @@
 """Semantic segmentation: the published test pipeline before the network, class maps after it."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Collection, Mapping, Sequence
 from functools import partial

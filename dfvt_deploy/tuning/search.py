@@ -1,7 +1,5 @@
 """The settings that a server can have, and a search that measures few of them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, TypeVar
 

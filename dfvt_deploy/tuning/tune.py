@@ -1,7 +1,5 @@
 """`tune`: search on live servers, measure the best again, and write them into the manifest."""
 
-from __future__ import annotations
-
 import random
 from dataclasses import replace
 from math import inf

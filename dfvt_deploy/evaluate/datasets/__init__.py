@@ -8,8 +8,6 @@ docs/datasets.md describes each kind of dataset. A new kind is a file with its o
 of `KINDS`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """ADE20K's layout: images, and annotations as PNG files of class numbers from 1."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Checks that several kinds of datasets share."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The class ids that the folders of an image classification dataset stand for."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
 

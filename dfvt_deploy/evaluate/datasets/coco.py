@@ -1,7 +1,5 @@
 """COCO: images and an `instances_*.json`, checked before anything is computed with it."""
 
-from __future__ import annotations
-
 import reprlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -4,8 +4,6 @@ pycocotools trusts its input: a cut run-length string makes it read for ever, an
 outside the image makes it allocate without limit. So masks have bounds here.
 """
 
-from __future__ import annotations
-
 import reprlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence

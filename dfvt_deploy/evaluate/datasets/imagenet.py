@@ -1,7 +1,5 @@
 """ImageNet: images in one folder for each class, or named in a list file."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The content of a dataset: images, and the truth about each of them."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias

@@ -7,8 +7,6 @@
 The file of a task holds the task's metric as `METRIC`.
 """
 
-from __future__ import annotations
-
 from ...task_entries import entry
 from ...types import Task
 from .metric import ImageResult, Indices, Metric, Scorer

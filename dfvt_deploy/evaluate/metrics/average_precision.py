@@ -1,7 +1,5 @@
 """COCO's average precision (AP) from stored matches, on any selection of the images."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Top-1 and top-5 accuracy."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Box and mask AP, equal to pycocotools' figures and fast to compute on resampled images."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any

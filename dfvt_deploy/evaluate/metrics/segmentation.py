@@ -1,7 +1,5 @@
 """mIoU and pixel accuracy, counted as mmsegmentation does."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

@@ -4,8 +4,6 @@ Enter through `backend_of(name)`. What a backend serves is in `backend_names`; n
 which backend it is.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module

@@ -1,7 +1,5 @@
 """Triton's onnxruntime backend: the ONNX file of a precision, on the CPU or a GPU."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from ...artifact import Artifact

@@ -4,8 +4,6 @@ NVIDIA's backend has no setting for float32: it leaves OpenVINO to choose bfloat
 can. So `fp32` is refused.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 from ...types import Precision

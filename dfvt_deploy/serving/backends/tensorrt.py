@@ -1,7 +1,5 @@
 """Triton's tensorrt backend: every plan of a precision, so that each GPU finds its own."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from ...artifact import Artifact

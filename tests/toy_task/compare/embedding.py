@@ -1,7 +1,5 @@
 """Comparison of embeddings: the angle between two vectors of one image."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

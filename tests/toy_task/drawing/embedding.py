@@ -1,7 +1,5 @@
 """The numbers of a vector below its image."""
 
-from __future__ import annotations
-
 from PIL import Image, ImageDraw, ImageOps
 
 from . import Answers, TaskDrawing

@@ -1,7 +1,5 @@
 """How the toy network is exported and checked."""
 
-from __future__ import annotations
-
 from ..manifest import Preprocessing
 from ..tasks.embedding import INPUT_SIZE
 from ..tasks.images import MEAN, STD

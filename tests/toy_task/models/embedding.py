@@ -1,7 +1,5 @@
 """A tiny network that makes a vector of length 1 of an image."""
 
-from __future__ import annotations
-
 from torch import Tensor, nn
 from torch.nn import functional
 

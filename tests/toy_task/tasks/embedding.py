@@ -1,7 +1,5 @@
 """A toy task: a photograph to a vector of length 1."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
