@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from pycocotools.coco import COCO
 
-from dfvt_deploy.batches.exports import write_coco
+from dfvt_deploy.batches.exports import _image_ids, write_coco
 from dfvt_deploy.compare.detection import match_detections
 from dfvt_deploy.data import published_classes
 from dfvt_deploy.errors import BadInput
@@ -147,7 +147,15 @@ def check_coco_results(path, document):
 
     labels = ["another", *outputs["labels"][1:]]
     own = {**document, "image": "d/000041.png", "outputs": {**outputs, "labels": labels}}
-    write_coco([own], path)
+    images = [own["image"], "d/x.png", "d/y/7.png", "d/7.png", document["image"]]
+    write_coco([own, document | {"image": "d/7.png"}], images, path)
     found = json.loads(path.read_text())
-    assert [one["category_id"] for one in found] == outputs["class_ids"][:n]
-    assert {one["image_id"] for one in found} == {41}
+    assert [one["category_id"] for one in found[:n]] == outputs["class_ids"][:n]
+    assert [one["image_id"] for one in found] == [41] * n + [42 + 3] * n
+
+
+def test_image_ids_differ_and_do_not_depend_on_what_was_answered():
+    assert _image_ids(["a/12.jpg", "x.png", "b/012.png", "7.jpg"]).tolist() == [8, 9, 10, 7]
+    assert _image_ids(["http://h/3.jpg", "f.parquet#5", "9" * 20]).tolist() == [3, 5, 6]
+    assert _image_ids(["b", "a"]).tolist() == [0, 1]
+    assert _image_ids([]).tolist() == []

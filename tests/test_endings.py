@@ -91,8 +91,10 @@ def test_quiet_leaves_json_and_errors_as_they_are(folder):
         config.write("no_such_field: 1\n")
     done = CliRunner().invoke(app, ["lint", "model repository", "--quiet"])
     assert done.exit_code == 2
-    result, going_on = done.stdout.splitlines()
+    *found, result, going_on = done.stdout.splitlines()
     assert re.search(r"models checked: [1-9]\d* errors?, ", result)
+    assert sum("error [unknown-field]" in line for line in found) == 1
+    assert sum(line.startswith("    fix: ") for line in found) == len(found) / 2
     assert going_on == "next: dfvt-deploy lint 'model repository' --fix"
     assert done.stderr.startswith("error: ")
 

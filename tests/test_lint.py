@@ -251,6 +251,8 @@ def test_formats_and_exit_codes(tmp_path):
     text = run(app, ["lint", str(tmp_path / "repository")])
     assert text.exit_code == 2
     assert "error [dims] input[0].dims: " in text.stdout and "fix: " in text.stdout
+    quiet = run(app, ["lint", str(tmp_path / "repository"), "-q"])
+    assert quiet.stdout == text.stdout
     ignored = run(app, ["lint", str(tmp_path / "repository"), "--ignore", "dims"])
     assert ignored.exit_code == 0
     document = json_document(

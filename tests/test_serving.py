@@ -7,6 +7,7 @@ import io
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import socket
@@ -677,6 +678,28 @@ def test_docker_command_serves_the_same_models(artifact_t, tmp_path):
         docker_command(tmp_path / "r", "127.0.0.1", Ports())
     with pytest.raises(BadInput, match="holds no model"):
         docker_command(tmp_path / "none", "127.0.0.1", Ports())
+
+
+@pytest.mark.parametrize("status", [None, 0, 1])
+def test_json_of_docker_is_the_command_that_runs(repository, tmp_path, status):
+    """A stand-in for docker notes its arguments and prints, as containers do; None is none."""
+    (tmp_path / "bin").mkdir()
+    if status is not None:
+        docker, ran = tmp_path / "bin" / "docker", shlex.quote(str(tmp_path / "ran"))
+        notes = f'[ "$1" = info ] || printf "%s\\0" docker "$@" > {ran}; echo noise; '
+        docker.write_text(f'#!/bin/sh\n{notes}[ "$1" = info ] || exit {status}\n')
+        docker.chmod(0o755)
+    words = [sys.executable, "-m", "dfvt_deploy", "serve", "--docker", "--json", "--repository"]
+    environment = {**os.environ, "PATH": str(tmp_path / "bin")}
+    done = subprocess.run([*words, repository], capture_output=True, text=True, env=environment)
+    assert done.returncode == (5 if status else 0), done.stderr
+    command = json_document("serve", done.stdout)["command"]
+    assert command == docker_command(repository, "127.0.0.1", Ports())
+    if status is None:
+        assert "no Docker engine answers here" in done.stderr
+    else:
+        assert (tmp_path / "ran").read_text().split("\0") == [*command, ""]
+        assert "noise" in done.stderr
 
 
 def test_the_script_of_the_container_hands_on_a_key_that_cannot_be_sent(repository, tmp_path):

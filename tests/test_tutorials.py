@@ -1,12 +1,15 @@
 """The code blocks of the tutorials and of the request examples: each runs, and prints what stands
-below it."""
+below it. Of other pages those in `OTHERS` run; test_code_blocks.py parses the rest."""
 
 import contextlib
 import io
+import os
 import re
 import shlex
 import shutil
 import subprocess
+import sys
+from itertools import groupby
 from pathlib import Path
 
 import pytest
@@ -32,6 +35,15 @@ NOT_RUN = {
     "segmentation": ["trains for minutes; the tests have such a model"],
     "own-classes": ["trains for minutes; the tests have such a model"],
     "serving": ["supervision is not installed where the tests run"],
+}
+
+#: What blocks of other pages that run begin with, in this order, in one folder.
+OTHERS = {
+    "README.md": ["from dfvt_deploy import export"],
+    "docs/json.md": ["dfvt-deploy predict", "pip install jsonschema"],
+    "docs/batch.md": ["pip install"],
+    "docs/versions.md": ["dfvt-deploy populate dfvt_s_classification --no-promote"],
+    "docs/lint.md": ["dfvt-deploy lint"],
 }
 
 BLOCK = re.compile(
@@ -74,24 +86,37 @@ class Reader:
         return re.search(f"^{wanted}$", printed, re.M) is not None
 
     def bash(self, text: str) -> str:
-        lines = text.replace("\\\n", " ").splitlines()
-        if all(line.startswith("dfvt-deploy ") for line in lines):
-            return "".join(self.command(shlex.split(line, comments=True)[1:]) for line in lines)
-        words = ["bash", "-euo", "pipefail", "-c", self.as_here(text)]
-        done = subprocess.run(words, capture_output=True, text=True)
+        lines = self.as_here(text).replace("\\\n", " ").splitlines()
+        lines = [line for line in lines if not line.startswith("pip ")]  # is there already
+        printed = ""
+        for ours, group in groupby(lines, lambda line: line.startswith("dfvt-deploy ")):
+            each = list(group)
+            printed += "".join(map(self.command, each) if ours else [self.program("\n".join(each))])
+        return printed
+
+    def program(self, text: str) -> str:
+        words = ["bash", "-euo", "pipefail", "-c", text]
+        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        done = subprocess.run(
+            words, capture_output=True, text=True, env={**os.environ, "PATH": path}
+        )
         assert done.returncode == 0, f"{text}\n{done.stderr}"
         return done.stdout
 
-    def command(self, words: list[str]) -> str:
+    def command(self, line: str) -> str:
+        words = shlex.split(line, comments=True)[1:]
+        *words, target = words if ">" in words else [*words, ""]
         if words == ["serve"]:
             self.server = self.stack.enter_context(serve("model_repository"))
             with contextlib.redirect_stdout(io.StringIO()) as printed:
                 print_urls(self.server.urls(), as_json=False)
             return printed.getvalue()
         if words[0] == "predict":
-            words = [*words, "--url", self.server.grpc_url]
-        done = CliRunner().invoke(app, words)
-        assert done.exit_code == 0, f"{shlex.join(words)}\n{done.output}"
+            words += ["--url", self.server.grpc_url]
+        done = CliRunner().invoke(app, [word for word in words if word != ">"])
+        assert done.exit_code == 0, f"{line}\n{done.output}"
+        if target:
+            Path(target).write_text(done.stdout)
         return done.output
 
     def python(self, text: str) -> str:
@@ -139,13 +164,35 @@ def test_a_tutorial_runs_from_checkpoint_to_answers(name, reader, request):
 
 @pytest.mark.heavy
 def test_the_request_examples_run(reader, artifact_t, detector_artifact, shapes_artifact, tmp_path):
-    for artifact in (artifact_t, detector_artifact, shapes_artifact):
+    for artifact in (detector_artifact, shapes_artifact):
         populate(artifact.directory, repository=tmp_path / "model_repository")
-    reader.command(["serve"])
     reader.names = {"dfvt_t_detection": "detector", "dfvt_t_segmentation": "shapes"}  # small ones
-    shutil.copy(SAMPLES / "cat.jpg", "cat.jpg")
+    has_a_model_and_photographs(reader, artifact_t)
     reader.read(DOCS / "serving.md")
-    assert reader.kinds == ["bash", "python", "python", "python"]
+    assert reader.kinds == ["bash", "bash", "python", "python", "python"]
+
+
+def has_a_model_and_photographs(reader, artifact):
+    """The folder that pages begin with: DFvT-T in place of S, and what else they name."""
+    reader.names |= {"dfvt_s_classification": artifact.manifest.name}
+    shutil.copytree(artifact.directory, Path("exports", artifact.manifest.name))
+    shutil.copytree(SAMPLES, "photos")
+    for name in ("cat.jpg", "photo.jpg"):
+        shutil.copy(SAMPLES / "cat.jpg", name)
+
+
+def test_blocks_of_other_pages_run(reader, artifact_t, checkpoint_t, server):
+    has_a_model_and_photographs(reader, artifact_t)
+    reader.names |= {'export("s"': 'export("t"', "DFvT_S_7829.pth": str(checkpoint_t)}
+    reader.server = server
+    Path("docs").symlink_to(DOCS)
+    for page, starts in OTHERS.items():
+        for start in starts:
+            (block,) = (
+                b for b in BLOCK.findall((ROOT / page).read_text()) if b[2].startswith(start)
+            )
+            getattr(reader, block[1])(block[2])
+    assert Path("answers", "results").is_dir()
 
 
 def test_few_blocks_are_not_run_and_each_says_why():

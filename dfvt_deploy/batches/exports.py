@@ -2,8 +2,12 @@
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ..data import class_names, published_classes
 from ..errors import BadInput
@@ -26,7 +30,9 @@ def write_export(kind: str, plan: Plan) -> Path:
     """Write `coco.json`, or `fiftyone/samples.json` for `fiftyone.types.LegacyFiftyOneDataset`."""
     if kind == "coco":
         published = plan.record.labels in ((), class_names(Task.DETECTION))
-        items, around = _coco_results(_rows(plan), published), ("[", "]")
+        names = chain.from_iterable(shard.names for shard in plan.shards(pending=False))
+        items = _coco_results(_rows(plan), _image_ids(names), published)
+        around = ("[", "]")
         path = plan.folder / "coco.json"
     else:
         path, items = plan.folder / "fiftyone" / "samples.json", _samples(plan)
@@ -39,18 +45,20 @@ def write_export(kind: str, plan: Plan) -> Path:
     return path
 
 
-def write_coco(documents: Iterable[Mapping[str, Any]], path: Path) -> None:
-    """Write detections as COCO results, of `Prediction.as_json`. The ids are COCO's own where each
-    label is COCO's of its class id."""
+def write_coco(documents: Iterable[Mapping[str, Any]], images: Iterable[str], path: Path) -> None:
+    """Write detections as COCO results, of `Prediction.as_json`; `images` are all that were asked
+    about. The ids are COCO's own where each label is COCO's of its class id."""
     rows = []
-    for index, document in enumerate(documents):
+    places = {name: place for place, name in enumerate(images)}
+    for document in documents:
         count = document["outputs"]["num_detections"][0]
         row = {name: document["outputs"][name][:count] for name in _FOUND}
         row["masks"] = [json.loads(mask) for mask in row["masks"]]
-        rows.append({"image": document["image"], "index": index, **row})
+        rows.append({"index": places[document["image"]], **row})
     names = dict(enumerate(class_names(Task.DETECTION)))
     published = all(names.get(i) == label for row in rows for _, _, i, label, _ in _found(row))
-    write_text(path, json.dumps([*_coco_results(rows, published)], indent=1) + "\n")
+    found = [*_coco_results(rows, _image_ids(places), published)]
+    write_text(path, json.dumps(found, indent=1) + "\n")
 
 
 def _rows(plan: Plan) -> Iterator[dict[str, Any]]:
@@ -63,17 +71,27 @@ def _found(row: dict[str, Any]) -> Iterator[tuple[Any, ...]]:
     return zip(*(row[name] for name in _FOUND), strict=True)
 
 
-def _coco_results(rows: Iterable[dict[str, Any]], published: bool) -> Iterator[dict[str, Any]]:
-    """COCO's own ids where the classes are the published ones, and where a file's name is an
-    image's number; else class ids and indices."""
+def _image_ids(names: Iterable[str]) -> NDArray[np.int64]:
+    """An id for each image: the number that its file is called, where no other image is called by
+    it; else its place, counted on from the largest such number."""
+    stems = (Path(name).stem for name in names)
+    ids = np.fromiter((int(s) if s.isdecimal() and len(s) < 16 else -1 for s in stems), np.int64)
+    _, group, sizes = np.unique(ids, return_inverse=True, return_counts=True)
+    own = (ids >= 0) & (sizes[group] == 1)
+    return np.where(own, ids, ids[own].max(initial=-1) + 1 + np.arange(len(ids)))
+
+
+def _coco_results(
+    rows: Iterable[dict[str, Any]], image_ids: NDArray[np.int64], published: bool
+) -> Iterator[dict[str, Any]]:
+    """COCO's own category ids where the classes are the published ones, else class ids."""
     classes = published_classes(Task.DETECTION) if published else ()
-    ids = {i: int(row["coco_id"]) for i, row in enumerate(classes)}
+    categories = {i: int(row["coco_id"]) for i, row in enumerate(classes)}
     for row in rows:
-        stem = Path(row["image"]).stem
         for (left, top, right, bottom), score, class_id, _, mask in _found(row):
             yield {
-                "image_id": int(stem) if stem.isdecimal() else row["index"],
-                "category_id": ids.get(class_id, class_id),
+                "image_id": int(image_ids[row["index"]]),
+                "category_id": categories.get(class_id, class_id),
                 "bbox": [left, top, right - left, bottom - top],
                 "score": score,
                 "segmentation": mask,

@@ -18,8 +18,9 @@ def lint(options: LintOptions, as_json: bool) -> None:
     Example: `dfvt-deploy lint model_repository --target tritonserver:26.07`
     """
     from ..errors import BadInput
-    from ..linting.formats import report_json, report_sarif, report_text
+    from ..linting.formats import counts, finding_lines, report_json, report_sarif
     from ..linting.reading import is_model_folder
+    from ..linting.rules import RULES, Severity
     from ..linting.run import lint_with
 
     report = lint_with(options)
@@ -28,12 +29,15 @@ def lint(options: LintOptions, as_json: bool) -> None:
     elif as_json or options.format == "json":
         print_json(report_json(report))
     else:
-        *lines, counts = report_text(report).split("\n")
-        for line in lines:
-            print_line(line)
+        for text in report.fixed:
+            print_line(text)
+        for finding in report.findings:
+            fails = RULES[finding.rule].severity is Severity.ERROR
+            for line in finding_lines(finding):
+                (print_result if fails else print_line)(line)  # what fails, with --quiet too
         path = options.paths[0]
         served = ServeOptions(repository=path.parent if is_model_folder(path) else path)
         again = replace(options, fix=not options.fix)
-        print_result(counts, (again if report.errors else served).command_line())
+        print_result(counts(report), (again if report.errors else served).command_line())
     if report.errors:
         raise BadInput(f"{report.errors} of {len(report.findings)} findings are errors")

@@ -65,20 +65,58 @@ def print_error(*lines: str) -> None:
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None:
     """Print a table below its title, but not with `--quiet`; control characters in it are shown as
-    backslash escapes."""
+    backslash escapes. Words stay whole: a table that is too wide is printed without borders, and
+    one that is still too wide with a line for each cell."""
     if quiet.wanted:
         return
     from rich.console import Console
+
+    width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else PIPED_WIDTH
+    console = Console(highlight=False, markup=False, width=width)
+    if title:
+        print_line(title)
+    lines = [[(cell,) if isinstance(cell, str) else cell for cell in row] for row in rows]
+    cells = [["\n".join(map(printable, cell)) for cell in row] for row in lines]
+    console.print(_table(columns, cells, console.width))
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str]], room: int) -> Any:
+    from rich import box
+    from rich.cells import cell_len
     from rich.table import Table
     from rich.text import Text
 
-    table = Table()
-    for column in columns:
-        table.add_column(column, overflow="fold")
+    texts = ["\n".join(cells) for cells in zip(columns, *rows, strict=True)]
+    least = [max(map(cell_len, text.split()), default=1) for text in texts]
+    most = [max(1, *map(cell_len, text.split("\n"))) for text in texts]
+    bare = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+    bare.leading = 1
+    forms = (Table(), 3, 1), (bare, 2, -2)
+    for table, of_column, of_table in forms:  # what borders and padding take
+        if widths := _widths(least, most, room - of_column * len(columns) - of_table):
+            for column, width in zip(columns, widths, strict=True):
+                table.add_column(column, width=width)
+            for row in rows:
+                table.add_row(*map(Text, row))
+            return table
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column()
+    table.add_column(overflow="fold")
     for row in rows:
-        lines = ((cell,) if isinstance(cell, str) else cell for cell in row)
-        table.add_row(*(Text("\n".join(map(printable, cell))) for cell in lines))
-    if title:
-        print_line(title)
-    width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else PIPED_WIDTH
-    Console(highlight=False, markup=False, width=width).print(table)
+        for column, cell in zip(columns, row, strict=True):
+            if cell:
+                table.add_row(column, Text(cell))
+        table.add_row()
+    return table
+
+
+def _widths(least: Sequence[int], most: Sequence[int], room: int) -> list[int]:
+    """The width of each column, the widest ones reduced until all together take the room; an empty
+    list where a word would not fit."""
+    widths = list(most)
+    while sum(widths) > room:
+        wide = [i for i, width in enumerate(widths) if width > least[i]]
+        if not wide:
+            return []
+        widths[max(wide, key=widths.__getitem__)] -= 1
+    return widths

@@ -46,7 +46,7 @@ def predict(options: PredictOptions, as_json: bool) -> None:
         if as_json:
             print_json(documents)
     if options.coco:
-        write_coco(documents, options.coco)
+        write_coco(documents, map(str, images), options.coco)
     if documents and not as_json:
         print_result(f"{len(documents)} of {len(images)} images were answered", going_on)
     if failures:

@@ -8,20 +8,19 @@ from .rules import RULES, Finding
 from .run import LintReport
 
 
-def report_text(report: LintReport) -> str:
-    """One line for each finding, with its fix on the next, and a last line that counts."""
-    lines = [*report.fixed]
-    for finding in report.findings:
-        place = f"{finding.path}:{finding.line}" if finding.line else str(finding.path)
-        field = f" {finding.field}:" if finding.field else ""
-        severity = RULES[finding.rule].severity
-        lines.append(f"{place}: {severity} [{finding.rule}]{field} {finding.problem}")
-        lines.append(f"    fix: {finding.fix}")
-    errors, warnings = report.errors, len(report.findings) - report.errors
-    lines.append(
-        f"{report.models} models checked: {_count(errors, 'error')}, {_count(warnings, 'warning')}"
-    )
-    return "\n".join(lines)
+def finding_lines(finding: Finding) -> tuple[str, str]:
+    """What was found and where, and its fix."""
+    place = f"{finding.path}:{finding.line}" if finding.line else str(finding.path)
+    field = f" {finding.field}:" if finding.field else ""
+    severity = RULES[finding.rule].severity
+    found = f"{place}: {severity} [{finding.rule}]{field} {finding.problem}"
+    return found, f"    fix: {finding.fix}"
+
+
+def counts(report: LintReport) -> str:
+    """How many models were checked and how many findings there are of each severity."""
+    warnings = _count(len(report.findings) - report.errors, "warning")
+    return f"{report.models} models checked: {_count(report.errors, 'error')}, {warnings}"
 
 
 def report_json(report: LintReport) -> dict[str, Any]:

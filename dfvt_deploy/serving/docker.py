@@ -98,7 +98,7 @@ def run(command: list[str]) -> None:
     ):
         note("no Docker engine answers here, so the command was only printed")
         return
-    container = subprocess.Popen(command)
+    container = subprocess.Popen(command, stdout=2)  # stdout is for the command of --json
     try:
         status = container.wait()
     except BaseException:
