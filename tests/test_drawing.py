@@ -79,6 +79,12 @@ def test_detections_change_only_their_place():
         detection.draw(Image.new("RGB", (50, 50)), _one_detection())
 
 
+def test_a_box_is_seen_on_an_image_of_its_own_colour():
+    image = Image.new("RGB", (1000, 500), detection._colours(np.array([1]))[1])
+    changed = np.asarray(detection.draw(image, _one_detection(scale=5)))[:500] != np.array(image)
+    assert changed.any(-1)[275, 240:260].any() and changed.any(-1)[275, 590:610].any()
+
+
 def test_small_images_are_enlarged_and_a_side_is_kept():
     assert max(detection.draw(photograph(200, 100), _one_detection()).size) == 640
     assert detection.draw(photograph(200, 100), _one_detection(), side=300).width == 300

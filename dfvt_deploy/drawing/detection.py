@@ -64,8 +64,10 @@ def _draw_boxes(
     """Draw boxes, xyxy in pixels, and their labels, best first; return the labels that found no
     place."""
     size, pen = text_size(image), ImageDraw.Draw(image)
-    line, font = max(2, size // 7), font_of(size)
+    line, font = max(3, size // 6), font_of(size)
     for box, colour in reversed(list(zip(boxes.tolist(), colours, strict=True))):
+        outer = (box[0] - 1, box[1] - 1, box[2] + 1, box[3] + 1)
+        pen.rectangle(outer, outline=text_on(colour), width=line + 2)  # seen on any image
         pen.rectangle(tuple(box), outline=colour, width=line)
     sizes = [(int(font.getlength(caption)) + size // 2, size + size // 3) for caption in captions]
     places = place_labels(boxes, sizes, image.size)
