@@ -45,25 +45,30 @@ class Artifact:
             )
         return self.directory / name
 
-    def verdict(self, file: str, precision: Precision | None = None) -> Verdict | None:
-        """The verdict on a file's present content (of model.onnx in `bf16`), or None without
-        one."""
-        verdict = self.manifest.verdicts.get(judged_form(file, precision))
+    def verdict(
+        self, file: str, precision: Precision | None = None, fast_decode: bool = False
+    ) -> Verdict | None:
+        """The verdict on a file's present content, or None without one; `precision` and
+        `fast_decode` as in `judged_form`."""
+        verdict = self.manifest.verdicts.get(judged_form(file, precision, fast_decode))
         record = self.manifest.files.get(file)
         if verdict is None or record is None or verdict.file_sha256 != record.sha256:
             return None
         return verdict
 
-    def require_validated(self, file: str, precision: Precision | None = None) -> Verdict:
+    def require_validated(
+        self, file: str, precision: Precision | None = None, fast_decode: bool = False
+    ) -> Verdict:
         """The verdict on a file's present content, as `verdict` gives it. Raises GateFailed where
         the file was never validated, changed since, or did not pass."""
-        verdict = self.verdict(file, precision)
+        verdict = self.verdict(file, precision, fast_decode)
         if verdict is not None and verdict.verdict == "passed":
             return verdict
-        in_bf16 = precision is Precision.BF16
-        path = f"{self.directory / file}{' in bf16' if in_bf16 else ''}"
-        earlier = self.manifest.verdicts.get(judged_form(file, precision))
-        asked = ("--precision", precision) if in_bf16 else ()
+        asked: list[object] = ["--fast-decode"] if fast_decode else []
+        path = f"{self.directory / file}{' with --fast-decode' if fast_decode else ''}"
+        if precision is Precision.BF16:
+            asked, path = ["--precision", precision, *asked], f"{path} in bf16"
+        earlier = self.manifest.verdicts.get(judged_form(file, precision, fast_decode))
         remedy = earlier.command if earlier else self.command("validate", *asked)
         if verdict is not None:
             raise GateFailed(
@@ -73,10 +78,12 @@ class Artifact:
         found = "was changed since it was validated" if earlier else "was never validated"
         raise GateFailed(f"{path} {found}; run: {remedy}")
 
-    def reports(self, file: str, precision: Precision | None = None) -> list[Path]:
+    def reports(
+        self, file: str, precision: Precision | None = None, fast_decode: bool = False
+    ) -> list[Path]:
         """The JSON and HTML reports of the verdict that `verdict` gives, as far as they exist.
         Raises ArtifactError where one is a symbolic link."""
-        verdict = self.verdict(file, precision)
+        verdict = self.verdict(file, precision, fast_decode)
         if verdict is None:
             return []
         report = self.directory / verdict.report

@@ -246,8 +246,8 @@ class Manifest(Record):
     conversions: how a file of lower precision was made from `model.onnx`, by file name.
     keep_fp32: nodes and operators that a search found must stay in float32, by precision; later
         conversions to that precision keep them so.
-    verdicts: what `validate` decided last, by file name; `model.onnx.bf16` is about model.onnx
-        computed by OpenVINO in bfloat16.
+    verdicts: what `validate` decided last, by file name; `.bf16` after it is about model.onnx in
+        OpenVINO's bfloat16, `.fast-decode` about images decoded at reduced scale.
     tuned: what `tune` found last, and `populate` serves with; None where it never ran.
     """
 

@@ -32,9 +32,10 @@ def onnx_file(precision: Precision, target: Int8Target = Int8Target.CPU) -> str:
     return ONNX_FILES[precision]
 
 
-def judged_form(file: str, precision: Precision | None) -> str:
-    """The key of a verdict: the file's name, and that of model.onnx in bfloat16."""
-    return f"{file}.{precision}" if precision is Precision.BF16 else file
+def judged_form(file: str, precision: Precision | None, fast_decode: bool = False) -> str:
+    """The key of a verdict: a file's name, and how it was computed and its images were decoded."""
+    form = f"{file}.{precision}" if precision is Precision.BF16 else file
+    return f"{form}.fast-decode" if fast_decode else form
 
 
 def check_model_name(name: str) -> None:

@@ -1,7 +1,7 @@
-"""The way of one image through a model: decoded image, network inputs, network outputs, answers.
+"""The way of one image through a model: encoded image, network inputs, network outputs, answers.
 
     pipeline = Pipeline(artifact.manifest)
-    inputs = pipeline.prepare(image)
+    inputs = pipeline.read(encoded)
     outputs = runner.infer(pipeline.feed(inputs))
     answers = pipeline.postprocess(inputs, outputs)
 
@@ -10,6 +10,7 @@ Pre- and postprocessing are those of `tasks`, which a served model runs too.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from numpy.typing import NDArray
@@ -18,7 +19,7 @@ from PIL import Image
 from .manifest import Manifest
 from .runners import Tensors
 from .task_entries import entry
-from .tasks.images import normalise
+from .tasks.images import decode_image, normalise
 from .types import InputKind
 
 
@@ -26,10 +27,18 @@ from .types import InputKind
 class Pipeline:
     """Pre- and postprocessing of one exported model, a batch of one image at a time.
     `answer_options` are keyword arguments of the task's postprocessing, such as `k`, in place of
-    its defaults."""
+    its defaults; `fast_decode` is that of `populate`."""
 
     manifest: Manifest
     answer_options: Mapping[str, Any] = field(default_factory=dict)
+    fast_decode: bool = False
+
+    def read(self, encoded: bytes) -> dict[str, NDArray[Any]]:
+        """Decode an image file and preprocess it, see `prepare`; ImageError where it cannot be."""
+        canvas = self.manifest.preprocessing.canvas
+        options = {"canvas": canvas} if canvas else {}
+        size = partial(entry("tasks", self.manifest.task, "resized_size"), **options)
+        return self.prepare(decode_image(encoded, resized_size=size if self.fast_decode else None))
 
     def prepare(
         self, image: Image.Image, canvas: tuple[int, int] | None = None

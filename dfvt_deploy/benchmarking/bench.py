@@ -64,12 +64,11 @@ def _measure(
     baseline = candidate_of(artifact, Runtime.ONNXRUNTIME, Precision.FP32)
     others = candidates_of(artifact, options.runtimes, options.precisions)
     candidates = list(dict.fromkeys([baseline, *others]))
-    pixels = [decode_image(data) for data in images]
-    prepared = [pipeline.prepare(image) for image in pixels]
+    prepared = [pipeline.read(data) for data in images]
     inputs = [pipeline.feed(each) for each in prepared]
     feeds = dict.fromkeys(candidates, inputs)
     outputs = time_candidates(candidates, feeds, options, artifact.manifest.task, found)
-    before = [_milliseconds(lambda d: pipeline.prepare(decode_image(d)), data) for data in images]
+    before = [_milliseconds(pipeline.read, data) for data in images]
     pairs = zip(prepared, outputs, strict=True)
     after = [_milliseconds(pipeline.postprocess, *pair) for pair in pairs]
     found.around_ms[name] = median(before), median(after)

@@ -29,6 +29,7 @@ class Candidate:
 
     model: the name of the exported model; the file's path where it is of none.
     file: the file; for PyTorch that of the folder whose model is built again.
+    fast_decode: whether it is served with images decoded at reduced scale.
     """
 
     model: str
@@ -37,10 +38,11 @@ class Candidate:
     file: Path
     verdict: str = "unvalidated"
     loss: float | None = None
+    fast_decode: bool = False
 
     @property
     def title(self) -> str:
-        return f"{self.runtime} {self.precision}"
+        return f"{self.runtime} {self.precision}{' fast-decode' if self.fast_decode else ''}"
 
     @property
     def servable(self) -> bool:
@@ -103,8 +105,10 @@ def _found(
                 continue  # there is no such file
 
 
-def candidate_of(artifact: Artifact, runtime: Runtime, precision: Precision) -> Candidate:
-    """The candidate of a runtime and a precision, with the verdict on its file.
+def candidate_of(
+    artifact: Artifact, runtime: Runtime, precision: Precision, fast_decode: bool = False
+) -> Candidate:
+    """The candidate of a runtime, a precision and a decoding, with the verdict on that form.
 
     Raises ArtifactError where the file was not made, or is stale.
     """
@@ -112,8 +116,7 @@ def candidate_of(artifact: Artifact, runtime: Runtime, precision: Precision) -> 
     if runtime is Runtime.PYTORCH:
         return Candidate(name, runtime, precision, artifact.onnx_path(), "reference")
     path = network_file(artifact, runtime, precision)
-    verdict = artifact.verdict(path.name, precision)
-    if verdict is None:
-        return Candidate(name, runtime, precision, path)
-    loss = verdict.figures.get("drop")
-    return Candidate(name, runtime, precision, path, verdict.verdict, loss)
+    verdict = artifact.verdict(path.name, precision, fast_decode)
+    word = verdict.verdict if verdict else "unvalidated"
+    loss = verdict.figures.get("drop") if verdict else None
+    return Candidate(name, runtime, precision, path, word, loss, fast_decode)

@@ -12,7 +12,7 @@ from ..types import Precision, StringEnum, TritonProtocol
 _MOST = 1024
 
 #: Fields that are about a server, and about networks without one.
-_SERVED = ("served", "protocols", "concurrency", "rate", "window", "slo_ms")
+_SERVED = ("served", "protocols", "concurrency", "rate", "window", "slo_ms", "fast_decode")
 _OFFLINE = ("batch", "threads", "streams", "rounds")
 
 
@@ -81,6 +81,9 @@ class BenchOptions(Options):
         help="File that the server at --url serves, or bf16 for model.onnx in bfloat16; "
         "model.onnx by default.",
     )
+    fast_decode: bool = option(
+        False, help="Measure populate --fast-decode too; the server at --url is taken to decode so."
+    )
     protocols: tuple[TritonProtocol, ...] = option(
         (), flag="--protocol", help="Protocol of the requests; both by default, with --url grpc."
     )
@@ -138,6 +141,8 @@ class BenchOptions(Options):
             self.refuse("needs --url", "served")
         if self.url or self.repository:
             self.refuse("is the server's choice; omit it", "runtimes", "precisions")
+        if self.repository:
+            self.refuse("is what the repository says; omit it", "fast_decode")
         if self.on_server and Runtime.PYTORCH in self.runtimes:
             raise BadInput("--runtime pytorch: no backend of Triton's here runs it; omit it")
 

@@ -29,7 +29,8 @@ def conclusion(found: Bench, options: BenchOptions) -> tuple[str, str]:
         folders = [options.exports / row.model for row in found.rows]
         return text, model_command(folders[0], "validate") if folders else "dfvt-deploy doctor"
     fast, many = best
-    words = ("--backend", many.runtime, "--precision", many.precision, "--require-validated")
+    words = ["--backend", many.runtime, "--precision", many.precision, "--require-validated"]
+    words += ["--fast-decode"] if many.fast_decode else []
     return (
         f"of what passed: least latency {fast.title}, {fast.setting} ({fast.p50.median:.1f} ms); "
         f"most images {many.title}, {many.setting} ({many.throughput:.1f} a second)",

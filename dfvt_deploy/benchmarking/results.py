@@ -36,6 +36,7 @@ class Row(Record):
     memory_mb: peak memory of the process, served of all the server's processes.
     ratio: median over the rounds of its time over the baseline's in the same round; where saved
         results are compared, the second's median latency over the first's.
+    fast_decode: whether JPEG files were decoded at reduced scale, which has verdicts of its own.
     front: whether no other ranked row is better in one figure and as good in all others.
     """
 
@@ -43,6 +44,7 @@ class Row(Record):
     runtime: str
     precision: Precision
     file: str
+    fast_decode: bool = False
     verdict: str
     loss: float | None = None
     p50: Interval
@@ -61,7 +63,7 @@ class Row(Record):
 
     @property
     def title(self) -> str:
-        return f"{self.runtime} {self.precision}"
+        return f"{self.runtime} {self.precision}{' fast-decode' if self.fast_decode else ''}"
 
     @property
     @abstractmethod

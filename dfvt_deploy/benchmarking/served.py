@@ -28,7 +28,6 @@ from ..serving.process import children_of, model_of
 from ..serving.records import read_version
 from ..serving.repository import populate_with
 from ..serving.server import serve
-from ..tasks.images import decode_image
 from ..types import Precision, TritonProtocol
 from .candidates import Candidate, candidate_of, candidates_of
 from .load_client import FLUSH_S, RIGHT, WRONG, Answered, ClientPlan, run_client
@@ -96,18 +95,22 @@ def _targets(artifact: Artifact, options: BenchOptions) -> list[AbstractContextM
         return [_at_url(artifact, options)]
     if options.repository:
         return [_of_repository(artifact, options.repository)]
-    candidates = candidates_of(artifact, options.runtimes, options.precisions)
-    return [populated(artifact, each) for each in candidates if each.servable]
+    found = [c for c in candidates_of(artifact, options.runtimes, options.precisions) if c.servable]
+    if options.fast_decode:
+        found += [candidate_of(artifact, c.runtime, c.precision, True) for c in found]
+    return [populated(artifact, each) for each in found]
 
 
 @contextmanager
 def _at_url(artifact: Artifact, options: BenchOptions) -> Iterator[Target]:
     protocol = next(iter(options.protocols), TritonProtocol.GRPC)
-    served = served_file(artifact, _asked(artifact, url=options.url, served=options.served))
+    asked = {name: getattr(options, name) for name in ("url", "served", "fast_decode")}
+    served = served_file(artifact, _asked(artifact, **asked))
     assert served is not None and options.url is not None
     bf16 = served.precision is Precision.BF16
     runtime = Runtime.OPENVINO if bf16 else Runtime.ONNXRUNTIME
-    yield Target(candidate_of(artifact, runtime, served.precision), {protocol: options.url})
+    candidate = candidate_of(artifact, runtime, served.precision, served.fast_decode)
+    yield Target(candidate, {protocol: options.url})
 
 
 def _asked(artifact: Artifact, **fields: object) -> ValidateOptions:
@@ -122,6 +125,7 @@ def populated(artifact: Artifact, candidate: Candidate, **settings: Any) -> Iter
     with tempfile.TemporaryDirectory(prefix="dfvt_bench_") as folder:
         repository = Path(folder) / "model_repository"
         settings |= {"backend": candidate.runtime, "precision": candidate.precision}
+        settings["fast_decode"] = candidate.fast_decode
         populate_with(artifact.directory, PopulateOptions(repository=repository, **settings))
         with _of_repository(artifact, repository) as target:
             yield target
@@ -132,7 +136,8 @@ def _of_repository(artifact: Artifact, repository: Path) -> Iterator[Target]:
     served_file(artifact, _asked(artifact, serve=True, repository=repository))  # it is this export
     name = artifact.manifest.name
     record = read_version(repository, name, live_version(repository, name))
-    candidate = candidate_of(artifact, Runtime(record.backend), record.precision)
+    form = Runtime(record.backend), record.precision, record.fast_decode
+    candidate = candidate_of(artifact, *form)
     with serve(repository) as server:
         urls = {TritonProtocol.GRPC: server.grpc_url, TritonProtocol.HTTP: server.http_url}
         yield Target(candidate, urls, server.pid)
@@ -183,10 +188,11 @@ def measure_target(
 def _expected(artifact: Artifact, target: Target, images: Sequence[bytes]) -> list[Tensors]:
     """The offline pipeline's answers, from the runtime and the precision that are served."""
     protocol, url = next(iter(target.urls.items()))
-    pipeline = Pipeline(artifact.manifest, answer_options_at(artifact, url, protocol))
+    answer_options = answer_options_at(artifact, url, protocol)
+    pipeline = Pipeline(artifact.manifest, answer_options, target.candidate.fast_decode)
     with ExitStack() as stack:
         (runner,) = target.candidate.open(usable_cores(), 1, stack)
-        prepared = [pipeline.prepare(decode_image(data)) for data in images]
+        prepared = [pipeline.read(data) for data in images]
         return [pipeline.postprocess(each, runner.infer(pipeline.feed(each))) for each in prepared]
 
 
@@ -295,6 +301,7 @@ def _row(
         model=candidate.model,
         runtime=candidate.runtime,
         precision=candidate.precision,
+        fast_decode=candidate.fast_decode,
         file=candidate.file.name,
         verdict=candidate.verdict,
         loss=candidate.loss,

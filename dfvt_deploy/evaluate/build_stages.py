@@ -2,7 +2,7 @@
 
 import tempfile
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -103,6 +103,7 @@ def build_stages(
         builder.add_converted(precision)
     builder.add_bfloat16()
     builder.add_engines()
+    builder.add_fast_decode()
     builder.add_served()
     return builder.found
 
@@ -226,7 +227,7 @@ class _Builder:
             remedy = self.artifact.command("build-trt")
             self.leave_out("engine", f"there is no engine; make one with: {remedy}")
         for name in names:
-            if wanted and name not in wanted and not (self.live and self.live.served == name):
+            if wanted and name not in wanted and not (self.live and self.live.file == name):
                 self.leave_out(name, "left out: --engine names others")
                 continue
             try:
@@ -249,6 +250,19 @@ class _Builder:
         more: dict[str, Any] = {"precision": precision, "file": name}
         self.add_network(runner, name, source.name, title, rounds=True, **more)
 
+    def add_fast_decode(self) -> None:
+        """Add to each file's stage one with images decoded at reduced scale, if asked or served."""
+        if not (self.options.fast_decode or (self.live and self.live.fast_decode)):
+            return
+        pipeline = replace(self.found.pipeline, fast_decode=True)
+        more: dict[str, Any] = {"changes": True, "fast_decode": True}
+        more["step_limits"] = self.comparison.release_limits(Precision.INT8)
+        for source in [stage for stage in self.found.made if stage.file]:
+            step = stages.preprocess_step(source, lambda feed: pipeline.read(feed["image"].item()))
+            name, title = (f"{text}{stages.FAST_DECODE}" for text in (source.name, source.title))
+            stage = replace(source, name=name, source=source.name, title=title, step=step, **more)
+            self.found.made.append(stage)
+
     def add_served(self) -> None:
         live = self.live
         if live is None:
@@ -258,17 +272,17 @@ class _Builder:
             )
             return self.leave_out("triton", reason)
         name = self.manifest.name
-        source = self.stage_of_file(live.served, live.precision)
+        source = self.stage_of_file(live.file, live.precision)
         if source is None:
             # An engine that does not run here is represented by the file that it was built from.
             built_from = onnx_file(live.precision, Int8Target.TENSORRT)
             source = self.stage_of_file(built_from, live.precision)
         if source is None:
             raise ArtifactError(
-                f"the server serves {live.served}, which does not run here, and {built_from}, "
+                f"the server serves {live.file}, which does not run here, and {built_from}, "
                 "which it was built from, is missing; convert the model again"
             )
-        precision, file = source.precision, live.served
+        precision, file = source.precision, live.file
         is_fp32 = precision is Precision.FP32
         shown = f"{file} in {precision}" if precision is Precision.BF16 else file
 
@@ -276,23 +290,25 @@ class _Builder:
             triton: Runner = TritonRunner(f"{name}{step}", live.url, live.protocol)
             return self.stack.enter_context(triton)
 
-        step = stages.preprocess_step(source, runner("_preprocess"))
+        decoded = source.name + (stages.FAST_DECODE if live.fast_decode else "")
+        more: dict[str, Any] = {"precision": precision, "fast_decode": live.fast_decode}
+        step = stages.preprocess_step(source, runner("_preprocess").infer)
         title = f"{name}_preprocess, called with the image"
-        self.add(stages.PREPROCESS, source.name, title, step, Part.INPUTS, IDENTICAL, precision)
+        self.add(stages.PREPROCESS, decoded, title, step, Part.INPUTS, IDENTICAL, **more)
         network = TritonRunner(f"{name}_network", live.url, live.protocol)
         title = f"{name}_network, serving {shown} over {live.protocol}"
         names = stages.NETWORK, stages.PREPROCESS, title
-        self.add_network(network, *names, rounds=not is_fp32, precision=precision)
+        self.add_network(network, *names, rounds=not is_fp32, **more)
         step = stages.postprocess_step(self.manifest.task, runner("_postprocess"))
         limits = self.comparison.same_code_limits
         title = f"{name}_postprocess, called with the network's outputs"
-        self.add(stages.POSTPROCESS, stages.NETWORK, title, step, Part.ANSWERS, limits, precision)
+        self.add(stages.POSTPROCESS, stages.NETWORK, title, step, Part.ANSWERS, limits, **more)
         step = stages.ensemble_step(runner(""))
         # The network runs a second time, and a GPU may round differently from run to run.
         limits_of = Precision.FP32 if is_fp32 else Precision.FP16
         limits = self.comparison.release_limits(limits_of, of_answers=True)
         title = f"{name}, image in, answers out"
-        self.add(stages.ENSEMBLE, stages.POSTPROCESS, title, step, Part.ANSWERS, limits, precision)
+        self.add(stages.ENSEMBLE, stages.POSTPROCESS, title, step, Part.ANSWERS, limits, **more)
 
     def stage_of_file(self, file: str, precision: Precision) -> Stage | None:
         made = self.found.made

@@ -17,28 +17,27 @@ from .options import ValidateOptions
 
 
 @dataclass(frozen=True)
-class LiveServer:
+class Served:
+    """A file of an exported model, the precision that a server computes it in, and whether the
+    server decodes images at reduced scale."""
+
+    file: str
+    precision: Precision
+    fast_decode: bool
+
+
+@dataclass(frozen=True)
+class LiveServer(Served):
     """A running Triton server that serves the model.
 
-    served, precision: the exported model's file behind its network, and what computes it.
     repository: the model repository that the server was started on; None for a server at --url.
     answer_options: the options of postprocessing that the server answers with.
     """
 
     url: str
     protocol: TritonProtocol
-    served: str
-    precision: Precision
     repository: Path | None
     answer_options: Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Served:
-    """A file of an exported model, and the precision that a server computes it in."""
-
-    file: str
-    precision: Precision
 
 
 def served_file(artifact: Artifact, options: ValidateOptions) -> Served | None:
@@ -50,12 +49,12 @@ def served_file(artifact: Artifact, options: ValidateOptions) -> Served | None:
         return None
     files, served = artifact.manifest.files, options.served or ONNX_FILES[Precision.FP32]
     if served == Precision.BF16:
-        return Served(ONNX_FILES[Precision.FP32], Precision.BF16)
+        return Served(ONNX_FILES[Precision.FP32], Precision.BF16, options.fast_decode)
     if served not in files:
         raise ArtifactError(
             f"--served {served} is none of {', '.join(files)} in {artifact.directory}"
         )
-    return Served(served, files[served].precision)
+    return Served(served, files[served].precision, options.fast_decode)
 
 
 def _file_in_repository(artifact: Artifact, repository: Path) -> Served:
@@ -73,7 +72,8 @@ def _file_in_repository(artifact: Artifact, repository: Path) -> Served:
     for path in sorted(folder.iterdir()):
         digest = sha256_of(path)
         if digest in populated and digest in by_hash:
-            return Served(by_hash[digest], read_version(repository, name, version).precision)
+            record = read_version(repository, name, version)
+            return Served(by_hash[digest], record.precision, record.fast_decode)
     raise ArtifactError(
         f"{folder} serves none of the files of {artifact.directory}; populate again: {remedy}"
     )
@@ -92,9 +92,8 @@ def live_server(
         server = stack.enter_context(serve(repository))
         url = server.grpc_url if options.protocol == "grpc" else server.http_url
     answer_options = answer_options_at(artifact, url, options.protocol)
-    return LiveServer(
-        url, options.protocol, served.file, served.precision, repository, answer_options
-    )
+    more: dict[str, Any] = {"repository": repository, "answer_options": answer_options}
+    return LiveServer(**vars(served), url=url, protocol=options.protocol, **more)
 
 
 def answer_options_at(artifact: Artifact, url: str, protocol: TritonProtocol) -> dict[str, Any]:

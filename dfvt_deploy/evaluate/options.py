@@ -55,6 +55,9 @@ class ValidateOptions(Options):
         help="File that the server at --url serves, or bf16 for model.onnx in bfloat16; "
         "model.onnx by default.",
     )
+    fast_decode: bool = option(
+        False, help="Judge populate --fast-decode too; the server at --url is taken to decode so."
+    )
     dataset: Literal["imagenet", "coco", "ade20k"] | None = option(
         None, help="Kind of the labelled dataset in --data."
     )

@@ -54,7 +54,7 @@ def drawn_changes(
     pictures: dict[str, list[Picture]] = {}
     for stage in validation.stages:
         keeps = all(check.passed for check in stage.step_checks)
-        rounds = stage.file is not None and stage.precision is not Precision.FP32
+        rounds = stage.changes or (stage.file and stage.precision is not Precision.FP32)
         if keeps and not rounds and stage.name != validation.shown:
             continue
         way, drawn = stages.way_to(stage.name), pictures.setdefault(stage.name, [])

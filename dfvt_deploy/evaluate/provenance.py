@@ -42,7 +42,7 @@ def results_key(
     manifest = artifact.manifest
     server: list[Any] = []
     if live is not None:
-        server = [live.protocol, live.served, live.precision]
+        server = [live.protocol, live.file, live.precision]
         server += [live.url] if live.repository is None else _contents(live.repository, manifest)
     hashes = [(s.name, manifest.files[s.file].sha256 if s.file else "") for s in stages.made]
     return digest_of(

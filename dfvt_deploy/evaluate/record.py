@@ -44,10 +44,10 @@ def with_verdicts(manifest: Manifest, found: Validation) -> Manifest:
         if record is None or record.sha256 != stage.sha256:
             continue
         outcome = "failed" if found.refused or _broken_before(found, stage) else stage.outcome
-        stands = Artifact(Path(), manifest).verdict(stage.file, stage.precision)
+        stands = Artifact(Path(), manifest).verdict(stage.file, stage.precision, stage.fast_decode)
         if outcome == "passed" and stage.gate is None and stands is not None and stands.by_gate:
             continue
-        verdicts[judged_form(stage.file, stage.precision)] = Verdict(
+        verdicts[judged_form(stage.file, stage.precision, stage.fast_decode)] = Verdict(
             verdict=outcome,
             file_sha256=record.sha256,
             created=found.created,

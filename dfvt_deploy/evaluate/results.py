@@ -97,7 +97,7 @@ class ImageChange(PrintableRecord):
 class StageResult(PrintableRecord):
     """The figures of one stage. The reference is compared with nothing and has no agreements.
 
-    changes: whether the stage changes the precision, so that its outputs may change.
+    changes, fast_decode: whether the precision or the decoding changes, and whether it is reduced.
     file, sha256: the exported model's file that the stage runs, where it runs one.
     step, step_checks: agreement with the stage before it (`source`), and its limits.
     total, total_checks: agreement with the reference, and its limits.
@@ -113,6 +113,7 @@ class StageResult(PrintableRecord):
     changes: bool
     file: str | None = None
     sha256: str | None = None
+    fast_decode: bool = False
     step: Agreement | None = None
     total: Agreement | None = None
     step_checks: tuple[Check, ...] = ()

@@ -14,7 +14,7 @@ from ..errors import BadInput, DfvtError, MissingDependency, StageFailed
 from ..pipeline import Pipeline
 from ..progress import image_bar
 from ..runners import InferenceFailed
-from ..tasks.images import ImageError, decode_image
+from ..tasks.images import ImageError
 from .results import Unjudged
 from .stages import Part, Stage, StageOutputs
 from .store import ImageRecord, Key, ResultStore, StageRecord, digest_of
@@ -115,7 +115,7 @@ def prepare(sample: "Sample", pipeline: Pipeline) -> Prepared:
     digest = sample_digest(sample)
     try:
         encoded = sample.path.read_bytes()
-        inputs = pipeline.prepare(decode_image(encoded))
+        inputs = pipeline.read(encoded)
     except OSError as error:
         return Prepared(sample, digest, refused=f"cannot be read: {error.strerror}")
     except ImageError as error:

@@ -22,6 +22,7 @@ REFERENCE = "pytorch"
 ONNX = "onnx"
 SIMPLIFIED = "simplified"
 BFLOAT16 = "openvino bf16"
+FAST_DECODE = " fast-decode"
 PREPROCESS = "triton preprocess"
 NETWORK = "triton network"
 POSTPROCESS = "triton postprocess"
@@ -60,7 +61,8 @@ class Stage:
     step, part: makes the stage's outputs from those of the stage before it, and what it replaces.
     step_limits: limits of agreement with the stage before it.
     precision: what it computes in, which decides the limits of agreement with the reference.
-    changes: whether the precision is another than that of the stage before it.
+    changes: whether the precision or the decoding is another than that of the stage before it.
+    fast_decode: whether images are decoded at reduced scale, for which the limits of INT8 hold.
     file: the exported model's file that it runs. The stage's verdict is about that file.
     """
 
@@ -74,6 +76,7 @@ class Stage:
     precision: Precision = Precision.FP32
     changes: bool = False
     file: str | None = None
+    fast_decode: bool = False
 
     def compare_step(self, before: StageOutputs, after: StageOutputs) -> Agreement:
         """Compare the stage's outputs with those of the stage before it."""
@@ -93,7 +96,8 @@ class Stage:
     def total_limits(self) -> tuple[Limit, ...]:
         """Limits of agreement with the reference."""
         of_answers = self.part is not Part.OUTPUTS
-        return comparison_of(self.task).release_limits(self.precision, of_answers=of_answers)
+        precision = Precision.INT8 if self.fast_decode else self.precision
+        return comparison_of(self.task).release_limits(precision, of_answers=of_answers)
 
 
 def network_step(pipeline: Pipeline, runner: Runner) -> Step:
@@ -107,11 +111,11 @@ def network_step(pipeline: Pipeline, runner: Runner) -> Step:
     return step
 
 
-def preprocess_step(source: Stage, runner: Runner) -> Step:
-    """The server's preprocessing alone, and the network of `source` where the tensors differ."""
+def preprocess_step(source: Stage, prepare: Callable[[Tensors], Tensors]) -> Step:
+    """Another preprocessing alone, and the network of `source` where the tensors differ."""
 
     def step(before: StageOutputs) -> StageOutputs:
-        inputs, old = runner.infer(image_request(before.encoded)), before.inputs
+        inputs, old = prepare(image_request(before.encoded)), before.inputs
         if old.keys() == inputs.keys() and all(
             value.dtype == inputs[name].dtype and np.array_equal(value, inputs[name])
             for name, value in old.items()

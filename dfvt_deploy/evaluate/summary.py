@@ -103,7 +103,7 @@ def reference_level(summary: Summary, reference: str, num_classes: int) -> Chanc
 
 
 #: Fields of a `Stage` that its result has too.
-_SHARED = ("name", "source", "title", "precision", "changes", "file")
+_SHARED = ("name", "source", "title", "precision", "changes", "file", "fast_decode")
 
 
 def stage_results(

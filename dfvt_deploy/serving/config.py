@@ -74,6 +74,7 @@ def _preprocess_config(model: ServedModel) -> schema.ModelConfig:
         options=json.dumps({"canvas": canvas} if canvas else {}),
         max_bytes=options.max_bytes,
         max_pixels=options.max_pixels,
+        **({"fast_decode": True} if options.fast_decode else {}),
     )
     warmup = config.model_warmup.add(name="one", batch_size=1)
     tensor = warmup.inputs["image"]

@@ -14,9 +14,8 @@ from typing import Any, Literal
 from ..artifact import read_manifest
 from ..files import write_text
 from ..manifest import MANIFEST, Count, Record, Sha256, Verdict
-from ..names import ONNX_FILES, STEPS, judged_form
+from ..names import STEPS, judged_form
 from ..provenance import now
-from ..types import Precision
 from .layout import CONFIG, live_version, make_live, model_names, versions
 from .records import VERSION_RECORD, read_version
 
@@ -96,7 +95,7 @@ def version_hash(repository: Path, name: str, version: int) -> str:
 def verdicts_on(
     repository: Path, name: str, version: int, exports: Path | None = None
 ) -> dict[str, Verdict | None]:
-    """The latest verdict on each file of a version's network, by file name.
+    """The latest verdict on each file of a version's network, by its `judged_form`.
 
     Verdicts are found by the file's hash, in the manifest that was copied into the version and in
     that of `exports/<name>`, so that a version can be validated after it was populated.
@@ -105,22 +104,17 @@ def verdicts_on(
     folder = repository / network / str(version)
     manifests = [folder / MANIFEST, *([exports / name / MANIFEST] if exports else [])]
     record = read_version(repository, name, version)
-    in_bf16 = judged_form(ONNX_FILES[Precision.FP32], Precision.BF16)  # of the same file's hash
-    known = [
-        verdict
-        for path in manifests
-        if path.is_file()
-        for form, verdict in read_manifest(path).verdicts.items()
-        if (form == in_bf16) is (record.precision is Precision.BF16)
-    ]
-    known.sort(key=lambda verdict: verdict.created)
+    form = record.precision, record.fast_decode
+    read = [read_manifest(path) for path in manifests if path.is_file()]
+    judged = (m.verdicts.get(judged_form(file, *form)) for m in read for file in m.files)
+    known = sorted(filter(None, judged), key=lambda verdict: verdict.created)
     files = {
         Path(path).name: sha256
         for path, sha256 in record.files.items()
         if path.startswith(f"{network}/") and path.endswith(_JUDGED)
     }
     latest = {verdict.file_sha256: verdict for verdict in known}
-    return {file: latest.get(sha256) for file, sha256 in files.items()}
+    return {judged_form(file, *form): latest.get(sha) for file, sha in files.items()}
 
 
 def passed(verdicts: dict[str, Verdict | None]) -> bool:

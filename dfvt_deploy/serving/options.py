@@ -82,6 +82,9 @@ class PopulateOptions(Options):
         maximum=MOST_PIXELS,
         help="Most pixels of an image that is served; larger images are not decoded.",
     )
+    fast_decode: bool = option(
+        False, help="Decode JPEG files at reduced scale: faster, other answers, its own verdict."
+    )
     instances: int | None = option(
         None,
         minimum=1,

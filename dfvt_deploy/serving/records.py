@@ -30,6 +30,7 @@ class VersionRecord(Record):
     command: str
     backend: BackendName
     precision: Precision
+    fast_decode: bool = False
     files: dict[str, Sha256]
 
 

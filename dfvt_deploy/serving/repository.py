@@ -101,7 +101,8 @@ def populate_with(
     files = backend_of(backend).files(artifact, options, max_batch_size, engines)
     if options.require_validated:
         for source in files.sources:
-            verdict = artifact.require_validated(source, options.chosen_precision)
+            form = source, options.chosen_precision, options.fast_decode
+            verdict = artifact.require_validated(*form)
             note(f"{source} passed on {verdict.images:,} images of {verdict.dataset}")
     repository = options.repository
     try:
@@ -212,6 +213,7 @@ def _stage(staging: Path, artifact: Artifact, served: ServedModel) -> None:
         ).command_line(),
         backend=served.options.chosen_backend,
         precision=served.options.chosen_precision,
+        fast_decode=served.options.fast_decode,
         files=hashes(staging, name, version),
     )
     (ensemble / VERSION_RECORD).write_text(record.as_text(), encoding="utf-8")
@@ -226,8 +228,9 @@ def _copy_network(folder: Path, artifact: Artifact, served: ServedModel) -> None
         if record is not None and sha256_of(folder / file) != record.sha256:
             raise StageFailed(f"{source} changed while it was copied; run populate again")
     shutil.copyfile(artifact.directory / MANIFEST, folder / MANIFEST)
+    form = served.options.chosen_precision, served.options.fast_decode
     for source_name in served.files.sources:
-        for report in artifact.reports(source_name, served.options.chosen_precision):
+        for report in artifact.reports(source_name, *form):
             shutil.copyfile(report, folder / report.name)
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from .images import Float32Array, UInt8Array
+from .images import Float32Array, UInt8Array, original_size
 
 INPUT_SIZE = 224
 RESIZED_SHORT_SIDE = 256
@@ -32,7 +32,7 @@ def preprocess(image: Image.Image) -> UInt8Array:
     then the centre is cropped. Equal to Pillow's own to the grey level; images longer than about
     256:1 are within one grey level.
     """
-    size = resized_size(image.width, image.height)
+    size = resized_size(*original_size(image))
     left, top = (round((side - INPUT_SIZE) / 2) for side in size)
     if size[0] * size[1] <= MAX_RESIZED_PIXELS:
         resized = image.resize(size, Image.Resampling.BICUBIC)

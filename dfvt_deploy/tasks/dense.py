@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from .images import MAX_SIDE, ImageError, UInt8Array
+from .images import MAX_SIDE, ImageError, UInt8Array, original_size
 
 IntArray = NDArray[np.int64]
 
@@ -37,7 +37,7 @@ def resize_and_pad(
             f"image is {image.width}x{image.height}, each side must be 1 to {MAX_SIDE:,} pixels",
             "pixels",
         )
-    original = image.height, image.width
+    original = original_size(image)[::-1]
     height, width = resized_size(*original, long_side, short_side, canvas)
     resized = cv2.resize(np.asarray(image), (width, height), interpolation=cv2.INTER_LINEAR)
     if canvas is None:

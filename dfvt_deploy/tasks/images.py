@@ -1,12 +1,13 @@
 """From encoded bytes to RGB pixels, within limits, and from pixels to the network's input."""
 
 import io
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 UInt8Array = NDArray[np.uint8]
 Float32Array = NDArray[np.float32]
@@ -69,12 +70,18 @@ class ImageLimits:
 DEFAULT_LIMITS = ImageLimits()
 
 
-def decode_image(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> Image.Image:
+def decode_image(
+    data: bytes,
+    limits: ImageLimits = DEFAULT_LIMITS,
+    resized_size: Callable[[int, int], tuple[int, int]] | None = None,
+) -> Image.Image:
     """Decode one JPEG, PNG or WebP to an RGB image.
 
     The first frame is taken, EXIF orientation applied, alpha dropped. Modes are converted as
     Pillow's `convert("RGB")` does, which is what the published pipeline uses (16-bit grey therefore
-    saturates at 255). Raises ImageError over a limit, for another format, or if not decodable.
+    saturates at 255). With the task's `resized_size` a JPEG is decoded at 1/8, 1/4 or 1/2 of its
+    size where its resize does not enlarge that; `original_size` is then the size in the file.
+    Raises ImageError over a limit, for another format, or if not decodable.
     """
     if not data:
         raise ImageError("image is empty (0 bytes)", "format")
@@ -91,8 +98,19 @@ def decode_image(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> Image.Ima
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             _check_header(image, data, limits)
+            size, scaled = image.size, None
+            if resized_size:  # of the image either way round, as its orientation is not known yet
+                needed = zip(resized_size(*size), resized_size(*size[::-1])[::-1], strict=True)
+                width, height = map(max, needed)
+                scaled = image.draft(None, (width, height))  # what is no JPEG stays as it is
             image.load()
-            return _upright(image).convert("RGB")
+            # The last row and column may be partly beyond the image, which `scaled` says.
+            exact = image.resize(image.size, box=scaled[1]) if scaled else image
+            upright, size = _upright(exact, size)
+            decoded = upright.convert("RGB")
+            if resized_size:
+                decoded.original_size = size  # type: ignore[attr-defined]
+            return decoded
     except ImageError:
         raise
     except Image.DecompressionBombError:
@@ -137,11 +155,17 @@ def _too_many_pixels(found: str, limits: ImageLimits) -> ImageError:
     )
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def _upright(image: Image.Image, size: tuple[int, int]) -> tuple[Image.Image, tuple[int, int]]:
     try:
-        return ImageOps.exif_transpose(image)
+        turned = image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
+        return ImageOps.exif_transpose(image), size[::-1] if turned else size
     except Exception:  # damaged metadata does not make the pixels unusable
-        return image
+        return image, size
+
+
+def original_size(image: Image.Image) -> tuple[int, int]:
+    """Width and height of an image in its file, upright, whatever scale it was decoded at."""
+    return getattr(image, "original_size", image.size)
 
 
 def normalise(images: NDArray[Any]) -> Float32Array:

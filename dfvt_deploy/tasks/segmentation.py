@@ -21,6 +21,7 @@ SHORT_SIDE = 512
 #: Preprocessing of one image and of a request's, into 2048x512 (either way round); see `dense`.
 preprocess = partial(dense.resize_and_pad, long_side=LONG_SIDE, short_side=SHORT_SIDE)
 preprocess_batch = partial(dense.preprocess_batch, long_side=LONG_SIDE, short_side=SHORT_SIDE)
+resized_size = partial(dense.resized_size, long_side=LONG_SIDE, short_side=SHORT_SIDE)
 
 #: Images that a TensorRT engine takes at once by default: least, usual, largest.
 ENGINE_BATCHES = (1, 1, 4)

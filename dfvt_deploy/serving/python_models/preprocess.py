@@ -8,6 +8,7 @@ import importlib
 import json
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,8 @@ class TritonPythonModel:
         self.limits = ImageLimits(int(parameters["max_bytes"]), int(parameters["max_pixels"]))
         self.options = json.loads(parameters["options"])
         self.float_input = parameters["input"] == "float32"
+        fast = "fast_decode" in parameters
+        self.resized_size = partial(self.task.resized_size, **self.options) if fast else None
         self.telemetry = Telemetry(args)
 
     def execute(self, requests: list[Any]) -> list[Any]:
@@ -49,7 +52,7 @@ class TritonPythonModel:
     def _decoded(self, encoded: Any) -> Iterator[Image.Image]:
         for number, data in enumerate(encoded, start=1):
             try:
-                yield decode_image(bytes(data), self.limits)
+                yield decode_image(bytes(data), self.limits, self.resized_size)
             except ImageError as error:
                 if len(encoded) == 1:
                     raise

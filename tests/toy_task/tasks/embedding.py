@@ -13,6 +13,11 @@ INPUT_SIZE = 64
 ENGINE_BATCHES = (1, 4, 16)
 
 
+def resized_size(width: int, height: int) -> tuple[int, int]:
+    """Width and height after the resize."""
+    return INPUT_SIZE, INPUT_SIZE
+
+
 def preprocess_batch(images: Iterable[Image.Image]) -> dict[str, NDArray[Any]]:
     """RGB images to the network's `images`, uint8 RGB (N, 64, 64, 3)."""
     resized = [np.asarray(image.resize((INPUT_SIZE, INPUT_SIZE))) for image in images]
