@@ -53,7 +53,7 @@ def _print_models(rows: "Sequence[ModelRow]") -> None:
                 f"{row.published_parameters_m:g}",
                 f"{row.gmacs:.3g}",
                 f"{row.published_gflops:g}",
-                ", ".join(f"{value:g} {label}" for label, value in row.accuracy.items()),
+                tuple(f"{value:g} {label}" for label, value in row.accuracy.items()),
             ]
             for row in rows
         ],
@@ -63,6 +63,6 @@ def _print_models(rows: "Sequence[ModelRow]") -> None:
         if parted:
             print_table(
                 f"GMACs of {task} by part (norms and activations not)",
-                ["model", *parted[0].gmacs_by_part],
+                ["model", *(part.replace(".", ".\n") for part in parted[0].gmacs_by_part)],
                 [[row.name, *(f"{g:.1f}" for g in row.gmacs_by_part.values())] for row in parted],
             )

@@ -66,11 +66,10 @@ def _print_result(result: "QuickstartResult", options: QuickstartOptions) -> Non
     else:
         print_prediction(result.grpc)
     if not manifest.trained:
-        why = f" ({result.missing})" if result.missing else ""
-        print_line(
-            f"The weights are untrained, so the answers mean nothing{why}; give --checkpoint for "
-            "trained ones, or --example digits."
-        )
+        print_line("The weights are untrained, so the answers mean nothing.")
+        print_line("Give --checkpoint for trained ones, or --example digits.")
+        if result.missing:
+            print_line(result.missing)
     print_result(
         f"{manifest.name} version {result.populated.version}: exported, compared with PyTorch and "
         f"served in {sum(result.seconds.values()):.0f} s; {answers}; picture: {options.picture}",

@@ -26,13 +26,13 @@ def versions(options: VersionsOptions, as_json: bool) -> None:
         )
     print_table(
         str(options.repository),
-        ["model", "version", "", "created", "network", "verdict", "MB", "last made live"],
+        ["model", "version", "state", "created", "network", "verdict", "MB", "last made live"],
         [_cells(row) for row in rows],
     )
     waiting = {row.model for row in rows} - {row.model for row in rows if row.live}
     serving, repository = ServeOptions(repository=options.repository), options.repository
     going_on = PromoteOptions(model=min(waiting), repository=repository) if waiting else serving
-    text = f"{len(rows)} versions, {sum(row.live for row in rows)} live"
+    text = f"{sum(row.live for row in rows)} of {len(rows)} versions live"
     print_result(text, going_on.command_line())
 
 

@@ -80,8 +80,8 @@ def download(
         raise StageFailed(f"{url}: the server answered {error.code} {error.reason}") from error
     except (OSError, HTTPException, ValueError) as error:  # ValueError: not a URL
         raise StageFailed(
-            f"{url} could not be downloaded: {error}; run the command again to go on where it "
-            "stopped, or download the file and give it with --checkpoint"
+            f"{url} could not be downloaded: {getattr(error, 'reason', error)}; run the command "
+            "again to go on where it stopped, or download the file and give it with --checkpoint"
         ) from error
     if expected_sha256 is not None and (sha256 := sha256_of(part)) != expected_sha256:
         part.unlink()

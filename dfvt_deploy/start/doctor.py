@@ -169,5 +169,5 @@ def _docker() -> Finding:
     found = shutil.which("docker") or ""
     fix = ""
     if not Path("/var/run/docker.sock").exists() and "DOCKER_HOST" not in os.environ:
-        fix = "no Docker engine was found; serve --docker then only prints its command"
+        found, fix = "", "no engine was found; serve --docker then only prints its command"
     return Finding("docker", found, "serve --docker", fix, optional=True)
