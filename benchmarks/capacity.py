@@ -23,8 +23,7 @@ import numpy as np
 import tritonclient.grpc as triton
 
 from dfvt_deploy import open_artifact, populate, serve
-from dfvt_deploy.capacity.figures import Figures
-from dfvt_deploy.capacity.read_figures import read_figures
+from dfvt_deploy.capacity.figures import Figures, read_figures
 from dfvt_deploy.capacity.simulation import simulate
 from dfvt_deploy.data import SAMPLES
 

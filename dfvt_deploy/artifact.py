@@ -120,11 +120,9 @@ def open_artifact(
     target: Int8Target = Int8Target.CPU,
 ) -> Artifact:
     """Read a folder of `exports/` and verify its files against its manifest: all of them, or only
-    model.onnx and the ONNX file of a precision; of INT8, the file that `target` runs.
-
-    Raises ArtifactError where the folder has no readable manifest or another model's, or a file is
-    missing, a symbolic link, or was changed.
-    """
+    model.onnx and the ONNX file of a precision; of INT8, the file that `target` runs. Raises
+    ArtifactError where the folder has no readable manifest or another model's, or a file is
+    missing, a symbolic link, or was changed."""
     directory = Path(directory)
     with reading(directory):
         return _opened(directory, None if precision is None else onnx_file(precision, target))
@@ -231,7 +229,6 @@ def update_manifest(
     files: new files by their final name; they are moved.
     Raises ArtifactError as `read_manifest` does.
     """
-
     return _replace(directory, lambda: change(read_manifest(directory / MANIFEST)), files or {})
 
 
@@ -272,5 +269,4 @@ def _export_command(exports: Path, name: str = "") -> str:
 
 def _model_folders(exports: Path) -> list[Path]:
     """Folders with a manifest, by name; hidden folders are those of unfinished exports."""
-    found = (path.parent for path in exports.glob(f"[!.]*/{MANIFEST}"))
-    return sorted(found)
+    return sorted(path.parent for path in exports.glob(f"[!.]*/{MANIFEST}"))

@@ -61,11 +61,7 @@ def check_output_folder(folder: Path, option: str) -> None:
 
 
 def check_utf8(path: Path, option: str) -> None:
-    """Check that a path is UTF-8, as onnxruntime opens no other and no manifest can name it.
-
-    Raises:
-        BadInput: it is not.
-    """
+    """Raise BadInput for a path that is not UTF-8: onnxruntime and manifests take no other."""
     if any("\ud800" <= character <= "\udfff" for character in str(path)):
         raise BadInput(f"{option} {path} is not UTF-8, which a manifest cannot name; rename it")
 
@@ -118,9 +114,8 @@ def replaced_folder(target: Path) -> Iterator[Path]:
     into none. The caller must hold the lock of `target`'s parent.
     """
     aside = target.with_name(f".{target.name}.old")
-    if (
-        aside.exists() and not target.exists()
-    ):  # A process was killed where folders cannot be swapped.
+    # A process was killed where folders cannot be swapped.
+    if aside.exists() and not target.exists():
         aside.rename(target)
     with staging_directory(target) as staging:
         folder = staging / target.name

@@ -37,12 +37,9 @@ def read_json(path: Path, max_bytes: int = MAX_BYTES) -> Any:
 
 
 def parse_json(text: str) -> Any:
-    """Parse one JSON document.
-
-    Raises JsonError where the text is not JSON, nests deeper than MAX_DEPTH, repeats a key, or
-    holds NaN, an infinite number, an integer beyond 64 bits, half a surrogate pair or a null
-    character.
-    """
+    """Parse one JSON document. Raises JsonError where the text is not JSON, nests deeper than
+    MAX_DEPTH, repeats a key, or holds NaN, an infinite number, an integer beyond 64 bits, half a
+    surrogate pair or a null character."""
     _check_depth(text)
     try:
         content = json.loads(

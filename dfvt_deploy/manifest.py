@@ -6,27 +6,17 @@ file of its folder.
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    StringConstraints,
-    ValidationError,
-    model_validator,
-)
+import pydantic
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+from typing_extensions import Self
 
 from .errors import ArtifactError
 from .json_files import JsonError, read_json
 from .names import NAME_PATTERN, ONNX_FILES, check_model_name
 from .text_files import check_name
-from .tuned import Tuning
 from .types import Flavor, InputKind, Int8Target, Nms, Precision, Task, Variant, Weights
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 MANIFEST = "manifest.json"
 SCHEMA_VERSION: Literal[1] = 1
@@ -53,7 +43,7 @@ class Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     @classmethod
-    def read(cls, path: Path, remedy: str, version: str = "") -> "Self":
+    def read(cls, path: Path, remedy: str, version: str = "") -> Self:
         """The record in a file. Raises ArtifactError with the remedy where there is none, or one of
         another version than the default of the field that `version` names."""
         try:
@@ -68,7 +58,7 @@ class Record(BaseModel):
             return cls.model_validate(content)
         except JsonError as error:
             raise ArtifactError(f"{error}; {remedy}") from None
-        except ValidationError as error:
+        except pydantic.ValidationError as error:
             first = error.errors()[0]
             where = "".join(f"{part}." for part in first["loc"])[:-1] + ": " * bool(first["loc"])
             reason = first["msg"].removeprefix("Value error, ")
@@ -236,6 +226,43 @@ class Verdict(Record):
         return "upper_bound" in self.figures
 
 
+#: The options of `populate` that decide how fast a model is served.
+Setting = Literal[
+    "backend", "precision", "instances", "threads", "preprocess_instances", "queue_delay_us"
+]
+
+
+class TunedRow(Record):
+    """A way to serve a model, as it was measured.
+
+    verdict: that of `validate` on the file.
+    problem: why it cannot be chosen: the server's reason not to start, or wrong answers.
+    figures: p50_ms and p99_ms of a request, right images_per_second, and the server's memory_mb.
+    final: whether it was measured for longer, being among the best.
+    """
+
+    settings: dict[Setting, str | int]
+    file: str
+    file_sha256: str
+    verdict: str
+    problem: str = ""
+    figures: dict[str, Finite] = {}
+    final: bool
+
+
+class Tuning(Record):
+    """What one run of `tune` found, best first; `chosen` is None where no row can be."""
+
+    created: str
+    command: str
+    goal: Literal["latency", "throughput"]
+    machine: str
+    cores: int
+    chosen: TunedRow | None
+    rows: tuple[TunedRow, ...]
+    interrupted: bool
+
+
 class Manifest(Record):
     """The record of one exported model.
 
@@ -277,7 +304,7 @@ class Manifest(Record):
     verdicts: dict[FileName, Verdict] = {}
     tuned: Tuning | None = None
 
-    @model_validator(mode="after")
+    @pydantic.model_validator(mode="after")
     def _consistent(self) -> "Manifest":
         check_model_name(self.name)
         if len(self.labels) != self.num_classes:

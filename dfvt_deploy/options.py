@@ -18,15 +18,16 @@ may be given several times.
 
 import contextlib
 import dataclasses
+import functools
 import re
 import shlex
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias, TypeVar
 
 from .errors import BadInput
 
@@ -35,41 +36,28 @@ Size: TypeAlias = tuple[int, int]
 
 _INFO = "option"
 
+Chosen = TypeVar("Chosen", bound="Options")
+Result = TypeVar("Result")
+
 
 @dataclass(frozen=True)
 class OptionInfo:
-    """What the command line knows about a field besides its type: its help, its flag, such as
-    `--max-side` (empty for a positional argument), the limits of a number, both included, a
-    variable, and the words that the help offers where `check` refuses others of the type."""
+    """What the command line knows about a field besides its type: its help, its flag (`--` is the
+    field's name, empty a positional argument), the limits of a number, both included, a variable,
+    and the words that the help offers where `check` refuses others of the type."""
 
     help: str
-    flag: str
+    flag: str = "--"
     minimum: float | None = None
     maximum: float | None = None
     envvar: str | None = None
     words: tuple[str, ...] = ()
 
 
-def option(
-    default: Any = dataclasses.MISSING,
-    *,
-    help: str,
-    flag: str | None = None,
-    minimum: float | None = None,
-    maximum: float | None = None,
-    envvar: str | None = None,
-    words: tuple[str, ...] = (),
-) -> Any:
-    """A field given as `--its-name`, or as `flag`. It is required without a default."""
-    info = {
-        "help": help,
-        "flag": flag,
-        "minimum": minimum,
-        "maximum": maximum,
-        "envvar": envvar,
-        "words": words,
-    }
-    return dataclasses.field(default=default, metadata={_INFO: info})
+def option(default: Any = dataclasses.MISSING, **info: Any) -> Any:
+    """A field given as `--its-name`, or as `flag`; `info` are the fields of `OptionInfo`. It is
+    required without a default."""
+    return dataclasses.field(default=default, metadata={_INFO: OptionInfo(**info)})
 
 
 def argument(default: Any = dataclasses.MISSING, *, help: str) -> Any:
@@ -89,12 +77,11 @@ class Options:
     command: ClassVar[str]
 
     def __post_init__(self) -> None:
-        hints = _hints(type(self))
+        hints = typing.get_type_hints(type(self))
         for field in dataclasses.fields(self):
             info = info_of(field)
-            value = _converted(
-                getattr(self, field.name), hints[field.name], info.flag or field.name
-            )
+            name = info.flag or field.name
+            value = _converted(getattr(self, field.name), hints[field.name], name)
             _check_limits(value, info, field.name)
             object.__setattr__(self, field.name, value)
         self.check()
@@ -123,7 +110,7 @@ class Options:
             value, info = getattr(self, field.name), info_of(field)
             if value == field.default:
                 continue
-            repeated = _is_repeated(_hints(type(self))[field.name])
+            repeated = _is_repeated(typing.get_type_hints(type(self))[field.name])
             for each in value if repeated else (value,):
                 (words if info.flag else arguments).extend(_words(info, each))
         if any(text.startswith("-") for text in arguments):
@@ -134,17 +121,52 @@ class Options:
         return line.encode(errors="backslashreplace").decode()
 
 
+def from_fields(
+    kind: type[Chosen], *names: str
+) -> Callable[[Callable[[Chosen], Result]], Callable[..., Result]]:
+    """Let a function of options be called with their fields instead.
+
+        @from_fields(PlanOptions, "figures")
+        def plan(options: PlanOptions) -> Plan: ...
+
+    `plan("figures.json", rate=5)` is then `plan(PlanOptions(figures="figures.json", rate=5))`.
+
+    names: fields that may be given by position. `*paths` takes all that are left, and
+        `exports/model` the folder of an exported model, which gives the fields of both names.
+    """
+
+    def decorate(function: Callable[[Chosen], Result]) -> Callable[..., Result]:
+        @functools.wraps(function)
+        def call(*values: Any, **fields: Any) -> Result:
+            if values and isinstance(values[0], kind):
+                return function(values[0])
+            left = list(values)
+            for name in names[: len(values)]:
+                folder, _, of_model = name.partition("/")
+                if name.startswith("*"):
+                    fields[name[1:]], left = left, []
+                elif of_model:
+                    path = Path(left.pop(0))
+                    several = _is_repeated(typing.get_type_hints(kind)[of_model])
+                    fields |= {folder: path.parent}
+                    fields[of_model] = (path.name,) if several else path.name
+                else:
+                    fields[name] = left.pop(0)
+            if left:
+                raise TypeError(f"{function.__name__} takes only {', '.join(names)} by position")
+            return function(kind(**fields))
+
+        return call
+
+    return decorate
+
+
 def info_of(field: dataclasses.Field[Any]) -> OptionInfo:
     """The `OptionInfo` of a field made with `option` or `argument`."""
-    values: Mapping[str, Any] = field.metadata[_INFO]
-    flag = values["flag"]
-    return OptionInfo(
-        **{**values, "flag": f"--{field.name.replace('_', '-')}" if flag is None else flag}
-    )
-
-
-def _hints(options: type[Options]) -> dict[str, Any]:
-    return typing.get_type_hints(options)
+    info: OptionInfo = field.metadata[_INFO]
+    if info.flag != "--":
+        return info
+    return dataclasses.replace(info, flag=f"--{field.name.replace('_', '-')}")
 
 
 def alternatives(hint: Any) -> tuple[Any, ...]:

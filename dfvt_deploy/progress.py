@@ -4,19 +4,9 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from rich import progress as bars
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    SpinnerColumn,
-    Task,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from rich.text import Text
 
 from . import quiet
@@ -29,25 +19,25 @@ stderr = Console(stderr=True, highlight=False, soft_wrap=True)
 @contextmanager
 def spinner(text: str) -> Iterator[None]:
     """Show a line with a spinner and the elapsed time while a step runs."""
-    with _progress(SpinnerColumn(), "{task.description}", TimeElapsedColumn()) as line:
+    with _progress(bars.SpinnerColumn(), "{task.description}", bars.TimeElapsedColumn()) as line:
         line.add_task(escape(printable(text)), total=None)
         yield
 
 
-def download_bar() -> Progress:
+def download_bar() -> bars.Progress:
     """A bar with bytes and remaining time, to be used with `with`."""
-    return _bar(DownloadColumn(), TimeRemainingColumn())
+    return _bar(bars.DownloadColumn(), bars.TimeRemainingColumn())
 
 
-def steps_bar() -> Progress:
+def steps_bar() -> bars.Progress:
     """A bar with steps done and elapsed time, to be used with `with`."""
-    return _bar(MofNCompleteColumn(), TimeElapsedColumn())
+    return _bar(bars.MofNCompleteColumn(), bars.TimeElapsedColumn())
 
 
-class _Rate(ProgressColumn):
+class _Rate(bars.ProgressColumn):
     """Images a second."""
 
-    def render(self, task: Task) -> Text:
+    def render(self, task: bars.Task) -> Text:
         return Text(f"{task.speed:.1f} images/s" if task.speed else "")
 
 
@@ -55,19 +45,19 @@ class _Rate(ProgressColumn):
 def image_bar(text: str, total: int, done: int = 0) -> Iterator[Callable[..., None]]:
     """Show a bar with images done, their rate and the remaining time; the block calls the function
     it gets after each image, or with a number of images."""
-    times = (TimeElapsedColumn(), TimeRemainingColumn())
-    with _bar(MofNCompleteColumn(), _Rate(), *times, window=600) as bar:
+    times = (bars.TimeElapsedColumn(), bars.TimeRemainingColumn())
+    with _bar(bars.MofNCompleteColumn(), _Rate(), *times, window=600) as bar:
         task = bar.add_task(text, total=total, completed=done)
         yield lambda images=1: bar.advance(task, images)
 
 
-def _bar(*columns: ProgressColumn, window: float = 30) -> Progress:
+def _bar(*columns: bars.ProgressColumn, window: float = 30) -> bars.Progress:
     """A bar whose speed is that of the last `window` seconds."""
-    return _progress("{task.description}", BarColumn(), *columns, window=window)
+    return _progress("{task.description}", bars.BarColumn(), *columns, window=window)
 
 
-def _progress(*columns: str | ProgressColumn, window: float = 30) -> Progress:
-    return Progress(
+def _progress(*columns: str | bars.ProgressColumn, window: float = 30) -> bars.Progress:
+    return bars.Progress(
         *columns,
         console=stderr,
         speed_estimate_period=window,

@@ -25,15 +25,14 @@ from dfvt_deploy.explaining.explain import Explanation
 from dfvt_deploy.explaining.faithfulness import Faithfulness
 from dfvt_deploy.linting.rules import Finding as LintFinding
 from dfvt_deploy.linting.rules import Severity
-from dfvt_deploy.manifest import ConversionRecord, FileRecord, Manifest
+from dfvt_deploy.manifest import ConversionRecord, FileRecord, Manifest, Tuning
 from dfvt_deploy.models.table import ModelRow
-from dfvt_deploy.promotion.table import VersionRow
+from dfvt_deploy.promotion.live_versions import VersionRow
 from dfvt_deploy.serving.client import Prediction
 from dfvt_deploy.serving.history import Change
 from dfvt_deploy.serving.repository import PopulatedModel
 from dfvt_deploy.serving.tasks import Answer, served_task
 from dfvt_deploy.start.doctor import Finding
-from dfvt_deploy.tuned import Tuning
 from dfvt_deploy.types import Precision, Task
 
 FOLDER = Path(__file__).parent / "schemas"

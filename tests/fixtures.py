@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from dfvt_deploy.artifact import Artifact
-from dfvt_deploy.serving.records import VERSION_RECORD, hashes, read_version
+from dfvt_deploy.serving.layout import VERSION_RECORD, hashes, read_version
 
 from .reference import fixture_weights
 

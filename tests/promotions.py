@@ -9,8 +9,7 @@ import sys
 from pathlib import Path
 
 from dfvt_deploy.serving.history import go_live, read_history, verdicts_on
-from dfvt_deploy.serving.layout import live_version
-from dfvt_deploy.serving.records import verify_repository
+from dfvt_deploy.serving.layout import live_version, verify_repository
 
 from .folder_writers import killed_at
 from .test_repository import NAME

@@ -14,7 +14,6 @@ from typer.testing import CliRunner
 from dfvt_deploy import bench
 from dfvt_deploy.artifact import file_record, open_artifact, update_manifest
 from dfvt_deploy.benchmarking import offline, served
-from dfvt_deploy.benchmarking.bench import bench_with
 from dfvt_deploy.benchmarking.load_client import RIGHT, Answered
 from dfvt_deploy.benchmarking.options import BenchOptions
 from dfvt_deploy.benchmarking.results import median_interval, with_front
@@ -159,7 +158,7 @@ def test_two_files_and_two_saved_results_are_compared(judged, found, tmp_path):
     options = BenchOptions(
         models=(str(judged / "model.onnx"), str(plain)), compare=True, rounds=1, threads=(1,)
     )
-    first, second = bench_with(options).offline
+    first, second = bench(options).offline
     assert (first.verdict, second.verdict) == ("passed", "unvalidated")
     assert second.difference == 0.0  # the same images reached both
 
@@ -171,11 +170,11 @@ def test_two_files_and_two_saved_results_are_compared(judged, found, tmp_path):
     ):
         path.write_text(result.model_dump_json())
     options = BenchOptions(models=tuple(map(str, files)), compare=True)
-    same, other = bench_with(options).offline
+    same, other = bench(options).offline
     assert same.ratio.median == 1.0 and other.ratio.low > 100
     files[0].write_text('{"rows": []}')
     with pytest.raises(BadInput, match="no result of bench"):
-        bench_with(options)
+        bench(options)
 
 
 def test_the_page_loads_nothing_and_the_table_fits_80_columns(judged, tmp_path, monkeypatch):

@@ -10,9 +10,8 @@ from typer.testing import CliRunner
 from dfvt_deploy import plan
 from dfvt_deploy.benchmarking.results import Bench, Interval, Program, ServedRow
 from dfvt_deploy.capacity import planning
-from dfvt_deploy.capacity.figures import Figures
+from dfvt_deploy.capacity.figures import Figures, read_figures
 from dfvt_deploy.capacity.planning import largest_rate, servers_needed
-from dfvt_deploy.capacity.read_figures import read_figures
 from dfvt_deploy.capacity.simulation import simulate
 from dfvt_deploy.cli import app
 from dfvt_deploy.errors import BadInput

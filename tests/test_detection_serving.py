@@ -14,8 +14,7 @@ from dfvt_deploy.data import published_classes
 from dfvt_deploy.errors import BadInput
 from dfvt_deploy.runners.onnx_runtime import OnnxRuntimeRunner
 from dfvt_deploy.runners.triton import TritonRunner
-from dfvt_deploy.serving.client import predict
-from dfvt_deploy.serving.pictures import draw_prediction
+from dfvt_deploy.serving.client import draw_prediction, predict
 from dfvt_deploy.serving.repository import populate
 from dfvt_deploy.serving.server import serve
 from dfvt_deploy.tasks import detection, rle

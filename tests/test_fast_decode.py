@@ -16,8 +16,7 @@ from dfvt_deploy.data import SAMPLES
 from dfvt_deploy.errors import BadInput, GateFailed
 from dfvt_deploy.evaluate.validation import validate
 from dfvt_deploy.pipeline import Pipeline
-from dfvt_deploy.promotion.changes import promote
-from dfvt_deploy.promotion.table import versions
+from dfvt_deploy.promotion.live_versions import promote, versions
 from dfvt_deploy.runners.onnx_runtime import OnnxRuntimeRunner
 from dfvt_deploy.runners.triton import TritonRunner
 from dfvt_deploy.serving.repository import populate

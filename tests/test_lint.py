@@ -20,7 +20,7 @@ from dfvt_deploy.linting.formats import report_sarif
 from dfvt_deploy.linting.rules import RULES, Severity
 from dfvt_deploy.linting.run import lint
 from dfvt_deploy.serving.installation import find_tritonserver
-from dfvt_deploy.serving.ports import EPHEMERAL, free_ports
+from dfvt_deploy.serving.server_arguments import EPHEMERAL, free_ports
 
 from .fixtures import json_document
 from .lint_corpus import CASES, write_corpus

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from dfvt_deploy.cli.parameters import add_command
 from dfvt_deploy.errors import BadInput
-from dfvt_deploy.options import Options, Size, argument, option
+from dfvt_deploy.options import Options, Size, argument, from_fields, option
 from dfvt_deploy.types import Precision, Task
 
 
@@ -83,3 +83,21 @@ def test_the_command_line_gives_the_same_options_again(values):
     result = CliRunner().invoke(app, words[2:])
     assert result.exit_code == 0, result.output
     assert parsed == [options]
+
+
+def test_a_function_of_options_takes_their_fields_too():
+    options = SampleOptions(models=("a",), precision="fp16", folder="exports")
+
+    @from_fields(SampleOptions, "folder/models", "precision")
+    def one(options: SampleOptions) -> SampleOptions:
+        return options
+
+    @from_fields(SampleOptions, "*models")
+    def several(options: SampleOptions) -> SampleOptions:
+        return options
+
+    assert one(options) == one("exports/a", precision="fp16") == one("exports/a", "fp16") == options
+    assert several("a", "b", precision="fp16").models == ("a", "b")
+    assert several(precision="fp16").models == ()
+    with pytest.raises(TypeError, match="takes only folder/models, precision by position"):
+        one("exports/a", "fp16", 3)

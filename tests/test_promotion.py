@@ -16,8 +16,7 @@ from dfvt_deploy.cli import app
 from dfvt_deploy.errors import ArtifactError, BadInput, GateFailed, StageFailed
 from dfvt_deploy.linting.run import lint
 from dfvt_deploy.manifest import Verdict
-from dfvt_deploy.promotion.changes import promote, rollback
-from dfvt_deploy.promotion.table import versions
+from dfvt_deploy.promotion.live_versions import promote, rollback, versions
 from dfvt_deploy.serving.history import been_live, read_history
 from dfvt_deploy.serving.layout import live_version, make_live
 from dfvt_deploy.serving.repository import populate

@@ -8,7 +8,7 @@ import pytest
 
 from dfvt_deploy.errors import BadInput, StageFailed
 from dfvt_deploy.linting.run import lint
-from dfvt_deploy.promotion.changes import promote
+from dfvt_deploy.promotion.live_versions import promote
 from dfvt_deploy.serving.config import from_text
 from dfvt_deploy.serving.layout import model_names
 from dfvt_deploy.serving.remote import Target, target_of

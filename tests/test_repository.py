@@ -17,9 +17,14 @@ from dfvt_deploy.artifact import file_record, update_manifest
 from dfvt_deploy.errors import ArtifactError, BadInput, StageFailed
 from dfvt_deploy.serving import config as pbtxt
 from dfvt_deploy.serving import options as options_module
-from dfvt_deploy.serving.layout import live_version, model_names, versions
+from dfvt_deploy.serving.layout import (
+    live_version,
+    model_names,
+    read_version,
+    verify_repository,
+    versions,
+)
 from dfvt_deploy.serving.options import PopulateOptions
-from dfvt_deploy.serving.records import read_version, verify_repository
 from dfvt_deploy.serving.repository import populate
 from dfvt_deploy.tasks import classification, images
 from dfvt_deploy.tasks.images import ImageLimits

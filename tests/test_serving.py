@@ -27,14 +27,14 @@ import pytest
 from dfvt_deploy.errors import ArtifactError, BadInput, ServerFailed
 from dfvt_deploy.runners.onnx_runtime import OnnxRuntimeRunner
 from dfvt_deploy.runners.triton import TritonRunner
-from dfvt_deploy.serving import http_api, restarts, server_log
-from dfvt_deploy.serving.client import image_paths, predict
+from dfvt_deploy.serving import http_api, server_log
+from dfvt_deploy.serving import process as server_process
+from dfvt_deploy.serving.client import draw_prediction, image_paths, predict, save_picture
 from dfvt_deploy.serving.docker import docker_command
-from dfvt_deploy.serving.pictures import draw_prediction, save_picture
-from dfvt_deploy.serving.ports import Ports
 from dfvt_deploy.serving.process import _signals_held, children_of, stopped_by_sigterm
 from dfvt_deploy.serving.repository import populate
 from dfvt_deploy.serving.server import serve
+from dfvt_deploy.serving.server_arguments import Ports
 from dfvt_deploy.tasks import classification
 from dfvt_deploy.tasks.images import decode_image
 
@@ -505,7 +505,7 @@ def test_a_request_that_ends_the_server_costs_a_restart(repository, tmp_path, im
 
 
 def test_a_server_that_ends_too_often_is_given_up(repository, monkeypatch):
-    monkeypatch.setattr(restarts, "_MOST_RESTARTS", 1)
+    monkeypatch.setattr(server_process, "_MOST_RESTARTS", 1)
     with serve(repository) as server:
         killer = threading.Thread(target=_kill_twice, args=(server,))
         killer.start()

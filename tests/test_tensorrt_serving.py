@@ -23,10 +23,10 @@ from dfvt_deploy.runners.triton import TritonRunner
 from dfvt_deploy.serving import config as pbtxt
 from dfvt_deploy.serving import installation
 from dfvt_deploy.serving.docker import docker_command
-from dfvt_deploy.serving.ports import Ports
-from dfvt_deploy.serving.records import verify_repository
+from dfvt_deploy.serving.layout import verify_repository
 from dfvt_deploy.serving.repository import populate
 from dfvt_deploy.serving.server import serve
+from dfvt_deploy.serving.server_arguments import Ports
 from dfvt_deploy.types import Task
 
 from .plans import add_plan

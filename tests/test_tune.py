@@ -13,9 +13,9 @@ from dfvt_deploy import populate, tune
 from dfvt_deploy.artifact import file_record, open_artifact, update_manifest
 from dfvt_deploy.cli import app
 from dfvt_deploy.errors import BadInput, GateFailed, ServerFailed
-from dfvt_deploy.serving import tuned_settings
+from dfvt_deploy.serving import repository as repository_module
 from dfvt_deploy.serving.config import from_text
-from dfvt_deploy.serving.records import read_version
+from dfvt_deploy.serving.layout import read_version
 from dfvt_deploy.tuning import tune as tuning
 from dfvt_deploy.tuning.search import Point, grid_of, search
 from dfvt_deploy.types import Precision
@@ -195,7 +195,7 @@ def test_populate_says_why_settings_do_not_hold(judged, found, tmp_path, capfd, 
         return capfd.readouterr().err
 
     with monkeypatch.context() as patch:
-        patch.setattr(tuned_settings, "usable_cores", lambda: 4096)
+        patch.setattr(repository_module, "usable_cores", lambda: 4096)
         message = warning()
         assert f"are for {found.cores} cores of {found.machine}, and here are 4096" in message
         assert f"tune again: dfvt-deploy tune {NAME}" in message

@@ -21,7 +21,7 @@ from ..cores import usable_cores
 from ..errors import BadInput, StageFailed
 from ..progress import spinner
 from .options import BatchOptions
-from .shards import Shard, ShardTables
+from .plan import Shard, ShardTables
 from .worker import ERROR, INDEX, TABLES
 
 #: How often a process may die at one image, and how often in a row before its first image.

@@ -13,8 +13,8 @@ from ..data import class_names, published_classes
 from ..errors import BadInput
 from ..files import staged, write_text
 from ..types import Task
+from .images import arrow
 from .plan import Plan
-from .shards import arrow
 
 #: The columns of a detection.
 _FOUND = ("boxes", "scores", "class_ids", "labels", "masks")

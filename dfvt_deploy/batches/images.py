@@ -13,13 +13,19 @@ from typing import Any
 from ..errors import BadInput, MissingDependency, StageFailed
 from ..image_files import SUFFIXES
 from ..text_files import read_lines
-from .shards import arrow
 
 _PARQUET = ".parquet"
 _ROW = re.compile(r"(.+\.parquet)#([0-9]+)", re.DOTALL)
 
 #: Rows of a Parquet file that are held at a time.
 _ROWS_AT_ONCE = 8
+
+
+def arrow() -> Any:
+    """The package pyarrow with its Parquet part, imported when it is first needed."""
+    import pyarrow.parquet
+
+    return pyarrow
 
 
 def image_names(text: str, column: str | None) -> Iterator[str]:

@@ -9,14 +9,15 @@ from typing import Any
 
 from ..cores import usable_cores
 from ..errors import BadInput, StageFailed
-from ..files import locked, staged
+from ..files import locked, staged, write_text
+from ..options import from_fields
 from ..progress import image_bar, note, spinner
 from ..provenance import now, tool_versions
 from . import engines, triton_requests
 from .exports import check_export, write_export
+from .images import arrow
 from .options import BatchEngine, BatchOptions
-from .plan import BatchRecord, Plan, open_plan
-from .shards import ShardTables, arrow
+from .plan import RECORD, BatchRecord, Plan, ShardTables, open_plan
 from .worker import open_model
 
 _ENGINES = {
@@ -37,19 +38,15 @@ class BatchRun:
     images_per_second: float
 
 
-def batch(input: str | Path, model: str, output: str | Path, **options: Any) -> BatchRun:
+@from_fields(BatchOptions, "input", "model", "output")
+def batch(options: BatchOptions) -> BatchRun:
     """Answer many images and write Parquet: `results/`, `failures/`, and the record `batch.json`.
 
-    A run that was stopped or killed goes on where it was when it is called again. `options` are the
-    other fields of `BatchOptions`. Raises BadInput where these, the input or the model cannot be
-    used, or the output is of another run; StageFailed where a worker, an object store or Ray
-    failed, or no image has an answer; ServerFailed where no server answers.
+    A run that was stopped or killed goes on where it was when it is called again. Raises BadInput
+    where the options, the input or the model cannot be used, or the output is of another run;
+    StageFailed where a worker, an object store or Ray failed, or no image has an answer;
+    ServerFailed where no server answers.
     """
-    return batch_with(BatchOptions(input=str(input), model=model, output=Path(output), **options))
-
-
-def batch_with(options: BatchOptions) -> BatchRun:
-    """`batch` with its options as one object."""
     arrow()
     wanted = _record(options)
     for kind in options.export:
@@ -70,7 +67,7 @@ def batch_with(options: BatchOptions) -> BatchRun:
                     advance(tables.images)
         rate = images / (time.perf_counter() - started)
         plan = Plan(plan.folder, _counted(plan))
-        plan.record.write(plan.folder)
+        write_text(plan.folder / RECORD, plan.record.as_text())
         for kind in options.export:
             note(f"wrote {write_export(kind, plan)}")
     return BatchRun(options.output, plan.record, rate)

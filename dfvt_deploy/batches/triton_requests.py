@@ -18,7 +18,7 @@ from ..types import Task, TritonProtocol
 from .engines import in_threads
 from .images import read_images
 from .options import BatchOptions
-from .shards import Shard, ShardRows, ShardTables, columns
+from .plan import Shard, ShardRows, ShardTables, columns
 
 #: How often an image may make requests fail while others are answered.
 MOST_FAILURES = 3

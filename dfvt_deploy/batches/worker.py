@@ -21,7 +21,7 @@ from ..tasks.images import ImageLimits, decode_image
 from ..types import Precision
 from .images import read_images
 from .options import BatchOptions
-from .shards import Shard, ShardRows
+from .plan import Shard, ShardRows
 
 #: The first byte of a worker's message: an index; three messages that are a shard's tables; an
 #: error, after which the worker ends.

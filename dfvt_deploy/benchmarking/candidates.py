@@ -1,13 +1,14 @@
 """The networks that can be timed, as data that another process can open."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from ..artifact import Artifact
+from ..artifact import Artifact, read_manifest
 from ..errors import ArtifactError, BadInput
+from ..manifest import MANIFEST
 from ..runners import Runner
 from ..runners.network import network_file, open_network
 from ..serving.backend_names import BackendName
@@ -64,8 +65,6 @@ class Candidate:
             )
         import torch
 
-        from ..artifact import read_manifest
-        from ..manifest import MANIFEST
         from ..models.build import model_from_manifest
         from ..runners.pytorch import PytorchRunner
 
@@ -77,11 +76,16 @@ class Candidate:
 def candidates_of(
     artifact: Artifact, runtimes: Sequence[Runtime] = (), precisions: Sequence[Precision] = ()
 ) -> list[Candidate]:
-    """All that the folder's files and the installed runtimes allow.
-
-    Raises BadInput where nothing is there of what is asked for.
-    """
-    found = list(_found(artifact, runtimes, precisions))
+    """All that the folder's files and the installed runtimes allow. Raises BadInput where nothing
+    is there of what is asked for."""
+    found = []
+    for runtime, (package, possible) in _RUNTIMES.items():
+        if (runtimes and runtime not in runtimes) or not find_spec(package):
+            continue
+        for precision in possible:
+            if not precisions or precision in precisions:
+                with suppress(ArtifactError):  # there is no such file
+                    found.append(candidate_of(artifact, runtime, precision))
     if not found:
         raise BadInput(
             f"{artifact.directory} has nothing of what --runtime and --precision ask for; it holds "
@@ -91,27 +95,11 @@ def candidates_of(
     return found
 
 
-def _found(
-    artifact: Artifact, runtimes: Sequence[Runtime], precisions: Sequence[Precision]
-) -> Iterator[Candidate]:
-    for runtime, (package, possible) in _RUNTIMES.items():
-        if (runtimes and runtime not in runtimes) or not find_spec(package):
-            continue
-        for precision in possible:
-            try:
-                if not precisions or precision in precisions:
-                    yield candidate_of(artifact, runtime, precision)
-            except ArtifactError:
-                continue  # there is no such file
-
-
 def candidate_of(
     artifact: Artifact, runtime: Runtime, precision: Precision, fast_decode: bool = False
 ) -> Candidate:
-    """The candidate of a runtime, a precision and a decoding, with the verdict on that form.
-
-    Raises ArtifactError where the file was not made, or is stale.
-    """
+    """The candidate of a runtime, a precision and a decoding, with the verdict on that form. Raises
+    ArtifactError where the file was not made, or is stale."""
     name = artifact.manifest.name
     if runtime is Runtime.PYTORCH:
         return Candidate(name, runtime, precision, artifact.onnx_path(), "reference")

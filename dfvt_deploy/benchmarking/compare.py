@@ -6,11 +6,9 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from pydantic import ValidationError
 
 from ..artifact import open_artifact
-from ..errors import ArtifactError, BadInput
-from ..json_files import read_json
+from ..errors import BadInput
 from ..manifest import MANIFEST, Manifest
 from ..pipeline import Pipeline
 from ..runners import Tensors
@@ -26,10 +24,8 @@ _SIZE = (224, 224)
 
 
 def compare_networks(options: BenchOptions, images: Sequence[bytes], found: Found) -> None:
-    """Time the two ONNX files or exported models that `options.models` names, in turn.
-
-    Raises BadInput where one is neither, or they are of two tasks.
-    """
+    """Time the two ONNX files or exported models that `options.models` names, in turn. Raises
+    BadInput where one is neither, or they are of two tasks."""
     pairs = [_network(Path(text), options) for text in options.models]
     tasks = {manifest.task for _, manifest in pairs if manifest}
     if len(tasks) > 1:
@@ -67,13 +63,11 @@ def _network(path: Path, options: BenchOptions) -> tuple[Candidate, Manifest | N
 
 
 def _file_feeds(path: Path, prepared: Sequence[Tensors]) -> list[Tensors]:
-    """Inputs for an ONNX file of no exported model, known by their types and shapes.
+    """Inputs for an ONNX file of no exported model, known by their types and shapes; BadInput where
+    it takes something else than images and their sizes.
 
-    Args:
-        prepared: `images` uint8 (1, H, W, 3), resized where the file has fixed sides, and perhaps
-            `image_sizes` int64 (1, 2).
-
-    Raises BadInput where the file takes something else than images and their sizes.
+    prepared: `images` uint8 (1, H, W, 3), resized where the file has fixed sides, and perhaps
+        `image_sizes` int64 (1, 2).
     """
     from ..onnx_model import load_onnx
 
@@ -105,17 +99,14 @@ def _value(path: Path, name: str, tensor: Any, inputs: Tensors) -> Any:
 
 def compare_results(first: Path, second: Path) -> Bench:
     """The second of two results saved from `--json`, with the ratios of its rows to the first's.
-
-    Raises BadInput where a file is something else, or the two have no row in common.
-    """
-    before, after = read_bench(first), read_bench(second)
+    Raises BadInput where a file is something else, or the two have no row in common."""
+    remedy = "it is no result of bench; save one with: dfvt-deploy bench NAME --json"
+    before, after = Bench.read(first, remedy), Bench.read(second, remedy)
     base = {_key(row): row.p50 for row in before.rows}
 
     def ratios(rows: Sequence[AnyRow]) -> tuple[AnyRow, ...]:
-        common = (row for row in rows if _key(row) in base)
-        return tuple(
-            row.model_copy(update={"ratio": _ratio(row.p50, base[_key(row)])}) for row in common
-        )
+        pairs = ((row, base[_key(row)]) for row in rows if _key(row) in base)
+        return tuple(row.model_copy(update={"ratio": _ratio(row.p50, old)}) for row, old in pairs)
 
     found = {"offline": ratios(after.offline), "served": ratios(after.served)}
     if not any(found.values()):
@@ -124,21 +115,9 @@ def compare_results(first: Path, second: Path) -> Bench:
 
 
 def _ratio(mine: Interval, base: Interval) -> Interval:
-    return Interval(
-        median=mine.median / base.median, low=mine.low / base.high, high=mine.high / base.low
-    )
+    low, high = mine.low / base.high, mine.high / base.low
+    return Interval(median=mine.median / base.median, low=low, high=high)
 
 
 def _key(row: Row) -> tuple[str, str, str]:
     return row.model, row.title, row.setting
-
-
-def read_bench(path: Path) -> Bench:
-    """A result that was saved from `--json`; raises ArtifactError where it is something else."""
-    try:
-        return Bench.model_validate(read_json(path))
-    except ValidationError as error:
-        raise ArtifactError(
-            f"{path} is no result of bench: {error.errors()[0]['msg']}; save one with: "
-            "dfvt-deploy bench NAME --json"
-        ) from None

@@ -48,9 +48,9 @@ class ClientPlan:
     precision: Precision
     images: Sequence[bytes]
     expected: Sequence[Tensors]
-    requests: int
-    rate: float
-    number: int
+    requests: int = 1
+    rate: float = 0.0
+    number: int = 0
 
 
 class Answered(NamedTuple):

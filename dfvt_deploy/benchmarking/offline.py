@@ -65,10 +65,8 @@ def time_candidates(
     """Time candidates under each setting, add their rows, and give the outputs of the first, which
     is the baseline. After Ctrl-C the rows hold what was measured until then.
 
-    Args:
-        feeds: inputs of one image each, the same images for every candidate.
-        task: how outputs are compared; by their largest difference without one.
-
+    feeds: inputs of one image each, the same images for every candidate.
+    task: how outputs are compared; by their largest difference without one.
     Raises StageFailed where the baseline cannot run.
     """
     threads = options.threads or (usable_cores(),)
@@ -151,14 +149,11 @@ def _rows(
         candidate, turns = each.candidate, each.turns[:rounds]
         pairs = zip(turns, timed[0].turns, strict=False)
         difference, same = _difference(timed[0].outputs, each.outputs, task, feeds)
-        differs = candidate.precision is Precision.FP32 and not same
+        facts = {**vars(candidate), "file": candidate.file.name}
+        if candidate.precision is Precision.FP32 and not same:
+            facts["verdict"] = "differs"
         yield OfflineRow(
-            model=candidate.model,
-            runtime=candidate.runtime,
-            precision=candidate.precision,
-            file=candidate.file.name,
-            verdict="differs" if differs else candidate.verdict,
-            loss=candidate.loss,
+            **facts,
             **percentiles([ms for milliseconds, _ in turns for ms in milliseconds]),
             images_per_second=median(images_per_second for _, images_per_second in turns),
             memory_mb=peak_memory_mb([each.worker.pid]),
@@ -187,13 +182,9 @@ def _difference(
             return None, True
         return max(compare_tensors(a, b).max_rel for a, b in pairs), True
     comparison = comparison_of(task)
-    agreement = total(
-        task,
-        (
-            comparison.outputs(a, b, feed.get("image_sizes"))
-            for a, b, feed in zip(reference, candidate, feeds, strict=True)
-        ),
-    )
+    images = zip(reference, candidate, feeds, strict=True)
+    compared = (comparison.outputs(a, b, feed.get("image_sizes")) for a, b, feed in images)
+    agreement = total(task, compared)
     gaps = [tensor.max_rel for tensor in agreement.tensors.values()]
     limits = comparison.release_limits(Precision.FP32)
     return max(gaps, default=None), all(c.passed for c in checks(agreement, limits))

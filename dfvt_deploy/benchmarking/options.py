@@ -9,7 +9,8 @@ from ..files import check_output_folder
 from ..options import Options, argument, option
 from ..types import Precision, StringEnum, TritonProtocol
 
-_MOST = 1024
+#: The limits of numbers of images, threads, inferences and requests.
+_COUNT = {"minimum": 1, "maximum": 1024}
 
 #: Fields that are about a server, and about networks without one.
 _SERVED = ("served", "protocols", "concurrency", "rate", "window", "slo_ms", "fast_decode")
@@ -52,19 +53,15 @@ class BenchOptions(Options):
         (), flag="--precision", help="Only this precision; may be given again. All by default."
     )
     batch: tuple[int, ...] = option(
-        (1,), minimum=1, maximum=_MOST, help="Images of one inference; may be given again."
+        (1,), **_COUNT, help="Images of one inference; may be given again."
     )
     threads: tuple[int, ...] = option(
         (),
-        minimum=1,
-        maximum=_MOST,
+        **_COUNT,
         help="Threads of a runtime in all; may be given again. One for each core by default.",
     )
     streams: tuple[int, ...] = option(
-        (1,),
-        minimum=1,
-        maximum=_MOST,
-        help="Inferences at a time, which share the threads; may be given again.",
+        (1,), **_COUNT, help="Inferences at a time, which share the threads; may be given again."
     )
     rounds: int = option(
         30, minimum=1, help="How often each candidate is timed; in each round once, shuffled."
@@ -88,10 +85,7 @@ class BenchOptions(Options):
         (), flag="--protocol", help="Protocol of the requests; both by default, with --url grpc."
     )
     concurrency: tuple[int, ...] = option(
-        (),
-        minimum=1,
-        maximum=_MOST,
-        help="Requests under way at a time; may be given again. 1 and 8 by default.",
+        (), **_COUNT, help="Requests under way at a time; may be given again. 1 and 8 by default."
     )
     rate: tuple[float, ...] = option(
         (),

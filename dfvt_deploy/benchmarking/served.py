@@ -22,11 +22,9 @@ from ..pipeline import Pipeline
 from ..progress import spinner
 from ..runners import Tensors
 from ..runners.triton import TritonRunner
-from ..serving.layout import live_version
-from ..serving.options import PopulateOptions
+from ..serving.layout import live_version, read_version
 from ..serving.process import children_of, model_of
-from ..serving.records import read_version
-from ..serving.repository import populate_with
+from ..serving.repository import populate
 from ..serving.server import serve
 from ..types import Precision, TritonProtocol
 from .candidates import Candidate, candidate_of, candidates_of
@@ -74,11 +72,8 @@ class Window(NamedTuple):
 def measure_served(
     artifact: Artifact, options: BenchOptions, images: Sequence[bytes], found: Found
 ) -> None:
-    """Measure each server under each load and add the rows. After Ctrl-C they are those measured
-    until then.
-
-    Raises ServerFailed where the server at --url, or of --repository, does not run or answer.
-    """
+    """Measure each server under each load and add the rows; after Ctrl-C those measured until then.
+    Raises ServerFailed where the server at --url, or of --repository, does not run or answer."""
     for server in _targets(artifact, options):
         try:
             with server as target:
@@ -113,9 +108,10 @@ def _at_url(artifact: Artifact, options: BenchOptions) -> Iterator[Target]:
     yield Target(candidate, {protocol: options.url})
 
 
-def _asked(artifact: Artifact, **fields: object) -> ValidateOptions:
-    name, exports = artifact.manifest.name, artifact.directory.parent
-    return replace(ValidateOptions(model=name, exports=exports), **fields)  # type: ignore[arg-type]
+def _asked(artifact: Artifact, **fields: Any) -> ValidateOptions:
+    return ValidateOptions(
+        model=artifact.manifest.name, exports=artifact.directory.parent, **fields
+    )
 
 
 @contextmanager
@@ -126,7 +122,7 @@ def populated(artifact: Artifact, candidate: Candidate, **settings: Any) -> Iter
         repository = Path(folder) / "model_repository"
         settings |= {"backend": candidate.runtime, "precision": candidate.precision}
         settings["fast_decode"] = candidate.fast_decode
-        populate_with(artifact.directory, PopulateOptions(repository=repository, **settings))
+        populate(artifact.directory, repository=repository, **settings)
         with _of_repository(artifact, repository) as target:
             yield target
 
@@ -153,25 +149,17 @@ def measure_target(
 ) -> None:
     """Add a row for each load of the options, after Ctrl-C of what was answered until then.
     `expected` keeps the right answers for another server of the same candidate."""
-    name, candidate = artifact.manifest.name, target.candidate
+    name, task, candidate = artifact.manifest.name, artifact.manifest.task, target.candidate
     if candidate not in expected:
         expected[candidate] = _expected(artifact, target, images)
+    right = expected[candidate]
     for protocol in options.protocols or target.urls:
         plan = ClientPlan(
-            model=name,
-            url=target.urls[protocol],
-            protocol=protocol,
-            task=artifact.manifest.task,
-            precision=target.candidate.precision,
-            images=images,
-            expected=expected[candidate],
-            requests=0,
-            rate=0,
-            number=0,
+            name, target.urls[protocol], protocol, task, candidate.precision, images, right
         )
         for load in options.loads:
             windows: list[Window] = []
-            text = f"{target.candidate.title} {protocol} {load[0] or f'{load[1]:g}/s'}"
+            text = f"{candidate.title} {protocol} {load[0] or f'{load[1]:g}/s'}"
             with spinner(f"{name}: {text}"), ExitStack() as stack:
                 plans = _plans(plan, *load)
                 clients = [stack.enter_context(Worker(run_client, each)) for each in plans]
@@ -181,8 +169,7 @@ def measure_target(
                     _measure(clients, programs, server, options.window, windows)
                 finally:
                     if any(window.answers for window in windows[-_SUCCESSIVE:]):
-                        row = _row(target.candidate, protocol, load, windows, programs, options)
-                        rows.append(row)
+                        rows.append(_row(candidate, protocol, load, windows, programs, options))
 
 
 def _expected(artifact: Artifact, target: Target, images: Sequence[bytes]) -> list[Tensors]:
@@ -298,13 +285,7 @@ def _row(
     rates = [len(window.answers) / window.seconds for window in last]
     served = [pid for name, pids in programs.items() if name != "client" for pid in pids]
     return ServedRow(
-        model=candidate.model,
-        runtime=candidate.runtime,
-        precision=candidate.precision,
-        fast_decode=candidate.fast_decode,
-        file=candidate.file.name,
-        verdict=candidate.verdict,
-        loss=candidate.loss,
+        **{**vars(candidate), "file": candidate.file.name},
         **percentiles([each.milliseconds for each in answers]),
         images_per_second=len(answers) / seconds,
         memory_mb=peak_memory_mb(served) if served else None,

@@ -2,16 +2,14 @@
 
 import math
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from ..errors import BadInput
+from ..options import from_fields
 from ..progress import spinner
-from .figures import Figures
+from .figures import Figures, read_figures
 from .options import PlanOptions
-from .read_figures import read_figures
 from .simulation import Load, simulate
 
 #: Least requests of one simulation: 180 of those that count are beyond the p99.
@@ -50,22 +48,10 @@ class Plan:
     per_million: float | None
 
 
-def plan(figures: Path | str, **fields: Any) -> Plan:
-    """How many servers a rate of images needs.
-
-    Args:
-        figures: file of what one server was measured to need, see `figures.Figures`, or of what
-            `bench --serve --json` printed.
-        fields: the other fields of `PlanOptions`.
-
-    Raises:
-        BadInput: the file is not of these fields, or one image alone takes longer than the limit.
-    """
-    return plan_with(PlanOptions(figures=Path(figures), **fields))
-
-
-def plan_with(options: PlanOptions) -> Plan:
-    """`plan` with its options as one object."""
+@from_fields(PlanOptions, "figures")
+def plan(options: PlanOptions) -> Plan:
+    """How many servers a rate of images needs. Raises BadInput where the file is not of these
+    fields, or one image alone takes longer than the limit."""
     figures = read_figures(options.figures)
     with spinner("simulating one server"):
         server_rate = largest_rate(figures, options.p99_ms / 1000)
@@ -91,11 +77,8 @@ def plan_with(options: PlanOptions) -> Plan:
 
 
 def largest_rate(figures: Figures, p99: float) -> float:
-    """Images a second that one server answers with a p99 of at most so many seconds.
-
-    Raises:
-        BadInput: one image alone takes longer.
-    """
+    """Images a second that one server answers with a p99 of at most so many seconds. Raises
+    BadInput where one image alone takes longer."""
     slowest = 1000 / sum(max(step.milliseconds[1]) for step in figures.steps)
     low, high = 0.001 * slowest, slowest  # at the first, hardly ever two images at a time
     if (alone := _under(figures, low, p99).percentile(99)) > p99:

@@ -85,12 +85,8 @@ class _Queue:
 
 
 def simulate(figures: Figures, arrivals: npt.NDArray[np.float64], seed: int = 0) -> Load:
-    """Send requests of one image to one server.
-
-    Args:
-        arrivals: (n,) seconds at which the requests come, ascending.
-        seed: of the times that are drawn.
-    """
+    """Send requests of one image to one server. `arrivals` (n,) are the seconds at which they come,
+    ascending; `seed` is that of the times that are drawn."""
     devices = {"cpu": _Device(figures.cores, figures.together)}
     if figures.gpus:
         devices["gpu"] = _Device(figures.gpus)

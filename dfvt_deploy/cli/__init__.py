@@ -4,29 +4,11 @@ Each command is a file of its name. Enter at `app.main`. Heavy packages are impo
 commands, so that `--help` needs none of them.
 """
 
-from . import (  # noqa: F401
-    batch,
-    bench,
-    build_trt,
-    container,
-    convert,
-    demo,
-    doctor,
-    explain,
-    export,
-    lint,
-    models,
-    plan,
-    populate,
-    predict,
-    promote,
-    quickstart,
-    rollback,
-    serve,
-    tune,
-    validate,
-    versions,
-)
-from .app import app, main
+from importlib import import_module
+
+from .app import COMMANDS, app, main
+
+for _name in (*COMMANDS, "container"):
+    import_module(f".{_name.replace('-', '_')}", __name__)
 
 __all__ = ["app", "main"]

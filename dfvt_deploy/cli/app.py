@@ -12,37 +12,18 @@ from ..errors import StageFailed
 from .output import prepare_streams, print_line
 
 #: Commands in the order of a deployment.
-_ORDER = (
-    "quickstart",
-    "doctor",
-    "models",
-    "export",
-    "convert",
-    "build-trt",
-    "validate",
-    "populate",
-    "versions",
-    "promote",
-    "rollback",
-    "lint",
-    "serve",
-    "predict",
-    "bench",
-    "tune",
-    "explain",
-    "plan",
-    "batch",
-    "demo",
+COMMANDS = (
+    *("quickstart", "doctor", "models", "export", "convert", "build-trt", "validate", "populate"),
+    *("versions", "promote", "rollback", "lint", "serve", "predict", "bench", "tune", "explain"),
+    *("plan", "batch", "demo"),
 )
 
 
 class _InOrder(TyperGroup):
-    """Lists the commands in the order of `_ORDER` and then the others, each with its whole first
-    sentence."""
+    """Lists the commands in the order of `COMMANDS`, each with its whole first sentence."""
 
     def list_commands(self, ctx: typer.Context) -> list[str]:  # type: ignore[override]
-        names = super().list_commands(ctx)
-        return sorted(names, key=lambda n: _ORDER.index(n) if n in _ORDER else len(_ORDER))
+        return [*COMMANDS, *sorted({*super().list_commands(ctx)} - {*COMMANDS})]
 
     def format_commands(self, ctx: typer.Context, formatter: Any) -> None:  # type: ignore[override]
         found = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]

@@ -17,9 +17,9 @@ def batch(options: BatchOptions, as_json: bool) -> None:
 
     Example: `dfvt-deploy batch photos --model dfvt_s_classification --output answers`
     """
-    from ..batches.run import batch_with
+    from ..batches.run import batch as answer_images
 
-    run = batch_with(options)
+    run = answer_images(options)
     if as_json:
         document = run.record.model_dump(mode="json")
         return print_json({**document, "images_per_second": round(run.images_per_second, 2)})

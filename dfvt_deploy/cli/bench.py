@@ -21,10 +21,10 @@ def bench(options: BenchOptions, as_json: bool) -> None:
 
     Example: `dfvt-deploy bench dfvt_s_classification --batch 1 --batch 8 --html bench.html`
     """
-    from ..benchmarking.bench import bench_with
-    from ..benchmarking.report import conclusion, write_report
+    from ..benchmarking.bench import bench as measure
+    from ..benchmarking.bench import conclusion, write_report
 
-    found = bench_with(options)
+    found = measure(options)
     if options.html:
         write_report(found, options, options.html)
     if as_json:

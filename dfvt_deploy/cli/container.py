@@ -2,13 +2,8 @@
 
 import typer
 
-from ..serving.options import (
-    HealthOptions,
-    PrepareOptions,
-    RequirementOptions,
-    ServeOptions,
-    StartOptions,
-)
+from ..serving import options as serving
+from ..serving.options import ServeOptions
 from .app import app
 from .output import print_json, print_result
 from .parameters import add_command
@@ -17,8 +12,8 @@ container = typer.Typer(help="What the image of the Dockerfile runs.", no_args_i
 app.add_typer(container, name="container", hidden=True)
 
 
-@add_command(StartOptions, to=container)
-def start(options: StartOptions, as_json: bool) -> None:
+@add_command(serving.StartOptions, to=container)
+def start(options: serving.StartOptions, as_json: bool) -> None:
     """Serve the mounted repository, or one made of the exports for the GPU found here."""
     from ..serving.container import repository_to_serve
     from ..serving.process import stopped_by_sigterm
@@ -26,23 +21,17 @@ def start(options: StartOptions, as_json: bool) -> None:
     from .serve import print_urls
 
     with stopped_by_sigterm():
-        served = ServeOptions(
-            repository=repository_to_serve(options),
-            host=options.host,
-            http_port=options.http_port,
-            grpc_port=options.grpc_port,
-            metrics_port=options.metrics_port,
-            timeout=options.timeout,
-            trace_url=options.trace_url,
-            trace_every=options.trace_every,
-        )
+        ports = ("http_port", "grpc_port", "metrics_port")
+        same = ("host", *ports, "timeout", "trace_url", "trace_every")
+        chosen = {name: getattr(options, name) for name in same}
+        served = ServeOptions(repository=repository_to_serve(options), **chosen)
         with TritonServer(served, show_log=True) as server:
             print_urls(server.urls(), as_json)
             server.wait()
 
 
-@add_command(PrepareOptions, to=container)
-def prepare(options: PrepareOptions, as_json: bool) -> None:
+@add_command(serving.PrepareOptions, to=container)
+def prepare(options: serving.PrepareOptions, as_json: bool) -> None:
     """Add a version of the exports to the mounted repository, to be served read-only later."""
     from ..serving.container import prepare as prepare_repository
     from .populate import print_populated
@@ -50,8 +39,8 @@ def prepare(options: PrepareOptions, as_json: bool) -> None:
     print_populated(prepare_repository(options, options.repository), options.repository, as_json)
 
 
-@add_command(HealthOptions, to=container)
-def health(options: HealthOptions, as_json: bool) -> None:
+@add_command(serving.HealthOptions, to=container)
+def health(options: serving.HealthOptions, as_json: bool) -> None:
     """End with 0 when every model answers a request, else with 5."""
     from ..serving.container import check_health, served_repository
 
@@ -60,8 +49,8 @@ def health(options: HealthOptions, as_json: bool) -> None:
         print_json({"models": models})
 
 
-@add_command(RequirementOptions, to=container)
-def tensorrt_requirement(_options: RequirementOptions, as_json: bool) -> None:
+@add_command(serving.RequirementOptions, to=container)
+def tensorrt_requirement(_options: serving.RequirementOptions, as_json: bool) -> None:
     """Print the pip requirement of the bindings for the image's TensorRT."""
     from ..serving.container import tensorrt_requirement as requirement
 

@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..precision.options import ConvertOptions
+from .exit_codes import for_each
 from .output import print_json, print_line, print_result, print_table
 from .parameters import add_command
-from .several import for_each
 
 if TYPE_CHECKING:
     from ..precision.convert import Converted

@@ -1,7 +1,6 @@
 """`demo`."""
 
 import signal
-from dataclasses import asdict
 
 from ..demo_page.options import DemoOptions
 from .output import browser, print_json, print_result
@@ -17,7 +16,7 @@ def demo(options: DemoOptions, as_json: bool) -> None:
     from ..demo_page.server import demo as serve_page
     from ..serving.process import stopped_by_sigterm
 
-    with stopped_by_sigterm(), serve_page(**asdict(options)) as address:
+    with stopped_by_sigterm(), serve_page(options) as address:
         if as_json:
             print_json({"page": address, "server": options.url})
         else:

@@ -1,12 +1,13 @@
-"""How a command ends: one message on stderr, and the exit code of its kind."""
+"""How a command ends: one message on stderr, and the exit code of its kind; one that does the same
+for several models goes on past one that fails."""
 
 import os
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import FrameType
-from typing import NoReturn, TextIO
+from typing import NoReturn, TextIO, TypeVar
 
 import typer
 
@@ -14,6 +15,9 @@ from ..errors import EXTRAS, DfvtError, MissingDependency, StageFailed
 from .output import print_error
 
 INTERRUPTED = 130
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 @contextmanager
@@ -82,3 +86,23 @@ def _end(code: int, lines: Sequence[str], debug: bool) -> NoReturn:
 def _discard(stream: TextIO) -> None:
     """Send a stream nowhere, so that Python's own flush at the end does not fail again."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+@contextmanager
+def for_each(items: Mapping[str, Item], call: Callable[[Item], Result]) -> Iterator[list[Result]]:
+    """Call a function for each item and give the block the results; failures are raised after it,
+    as a StageFailed with the name of each failed item and its error. That of a single item is
+    raised as it is."""
+    done: list[Result] = []
+    failed: list[str] = []
+    for name, item in items.items():
+        try:
+            done.append(call(item))
+        except DfvtError as error:
+            if len(items) == 1:
+                raise
+            message, *details = error.args
+            failed += [f"{name}: {message}", *details]
+    yield done
+    if failed:
+        raise StageFailed(f"{len(items) - len(done)} of {len(items)} failed:", *failed)

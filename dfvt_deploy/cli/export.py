@@ -3,9 +3,9 @@
 from typing import TYPE_CHECKING
 
 from ..exporters.options import ExportOptions
+from .exit_codes import for_each
 from .output import print_json, print_line, print_result
 from .parameters import add_command
-from .several import for_each
 
 if TYPE_CHECKING:
     from ..artifact import Artifact

@@ -21,9 +21,9 @@ def lint(options: LintOptions, as_json: bool) -> None:
     from ..linting.formats import counts, finding_lines, report_json, report_sarif
     from ..linting.reading import is_model_folder
     from ..linting.rules import RULES, Severity
-    from ..linting.run import lint_with
+    from ..linting.run import lint as check
 
-    report = lint_with(options)
+    report = check(options)
     if options.format == "sarif":
         print_json(report_sarif(report))
     elif as_json or options.format == "json":

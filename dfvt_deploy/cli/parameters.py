@@ -121,11 +121,7 @@ def _typer_type(hint: Any) -> Any:
 def _typer_default(default: Any) -> Any:
     if isinstance(default, tuple):
         return list(map(str, default))
-    return (
-        default
-        if isinstance(default, (bool, int, float, Path)) or default is None
-        else str(default)
-    )
+    return default if isinstance(default, (int, float, Path, type(None))) else str(default)
 
 
 def _keyword(name: str, annotation: Any, info: Any, default: Any) -> inspect.Parameter:

@@ -20,9 +20,9 @@ def plan(options: PlanOptions, as_json: bool) -> None:
 
     Example: `dfvt-deploy plan figures.json --rate 500 --p99-ms 200 --price 0.17`
     """
-    from ..capacity.planning import plan_with
+    from ..capacity.planning import plan as plan_servers
 
-    found = plan_with(options)
+    found = plan_servers(options)
     if as_json:
         return print_json(asdict(found))
     print_table(f"{found.model} on {found.machine}", ["", ""], _rows(found, options))

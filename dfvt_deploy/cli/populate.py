@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 from ..options import Options
 from ..promotion.options import PromoteOptions
 from ..serving.options import PopulateOptions, ServeOptions
+from .exit_codes import for_each
 from .output import print_json, print_result
 from .parameters import add_command
-from .several import for_each
 
 if TYPE_CHECKING:
     from ..serving.repository import PopulatedModel
@@ -23,14 +23,14 @@ def populate(options: PopulateOptions, as_json: bool) -> None:
     Example: `dfvt-deploy populate dfvt_s_classification --backend tensorrt --precision fp16`
     """
     from ..artifact import exported_models
-    from ..serving.repository import populate_with
+    from ..serving.repository import populate as add_version
 
     folders = {path.name: path for path in exported_models(options.exports, options.models)}
 
     def call(folder: Path) -> "PopulatedModel":
-        made = populate_with(folder, options)
+        made = add_version(folder, options)
         if options.to:
-            from ..promotion.changes import promote
+            from ..promotion.live_versions import promote
 
             chosen = {"repository": options.repository, "exports": options.exports}
             promote(made.name, version=made.version, to=options.to, **chosen)

@@ -50,20 +50,21 @@ def predict(options: PredictOptions, as_json: bool) -> None:
     if documents and not as_json:
         print_result(f"{len(documents)} of {len(images)} images were answered", going_on)
     if failures:
-        raise failures[0] if len(images) == 1 else _summary(failures, len(images))
+        if len(images) == 1:
+            raise failures[0]
+        lines = (line for error in failures for line in error.args)
+        raise BadInput(f"{len(failures)} of {len(images)} images have no answer:", *lines)
 
 
 def _answers(
     options: PredictOptions, images: Sequence[Path], failures: list[DfvtError]
-) -> "Iterator[tuple[Prediction, Path | None]]":
-    """Ask about each image, save its picture where pictures are wanted, and show the progress.
-
-    The errors of single images go to `failures`.
-    """
+) -> Iterator["tuple[Prediction, Path | None]"]:
+    """Ask about each image, save its picture where pictures are wanted, and show the progress. The
+    errors of single images go to `failures`."""
     from ..drawing import DRAWN_SCORE
     from ..progress import image_bar
+    from ..serving.client import draw_prediction, save_picture
     from ..serving.client import predict as ask
-    from ..serving.pictures import draw_prediction, save_picture
 
     least = DRAWN_SCORE if options.min_score is None else options.min_score
     taken = {path.resolve() for path in images}
@@ -89,11 +90,6 @@ def _answers(
                 picture = save_picture(drawn, answer.image, options.save, taken)
             image_done()
             yield answer, picture
-
-
-def _summary(failures: Sequence[DfvtError], images: int) -> DfvtError:
-    lines = (line for error in failures for line in error.args)
-    return BadInput(f"{len(failures)} of {images} images have no answer:", *lines)
 
 
 def print_prediction(prediction: "Prediction", saved: Path | None = None) -> None:

@@ -19,9 +19,9 @@ def promote(options: PromoteOptions, as_json: bool) -> None:
 
     Example: `dfvt-deploy promote dfvt_s_classification --version 2 --reason "new weights"`
     """
-    from ..promotion.changes import promote_with
+    from ..promotion.live_versions import promote as make_live
 
-    print_change(options, promote_with(options), as_json)
+    print_change(options, make_live(options), as_json)
 
 
 def print_change(options: RollbackOptions, change: "Change", as_json: bool) -> None:

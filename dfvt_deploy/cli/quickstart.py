@@ -27,9 +27,9 @@ def quickstart(options: QuickstartOptions, as_json: bool) -> None:
 
     Example: `dfvt-deploy quickstart --example digits`
     """
-    from ..start.quickstart import quickstart_with
+    from ..start.quickstart import quickstart as run_steps
 
-    result = quickstart_with(options)
+    result = run_steps(options)
     if as_json:
         print_json(_document(result))
     else:

@@ -13,6 +13,6 @@ def rollback(options: RollbackOptions, as_json: bool) -> None:
 
     Example: `dfvt-deploy rollback dfvt_s_classification --reason "wrong labels"`
     """
-    from ..promotion.changes import rollback_with
+    from ..promotion.live_versions import rollback as go_back
 
-    print_change(options, rollback_with(options), as_json)
+    print_change(options, go_back(options), as_json)

@@ -18,9 +18,9 @@ def tune(options: TuneOptions, as_json: bool) -> None:
     Example: `dfvt-deploy tune dfvt_s_classification --goal throughput --p99-ms 200`
     """
     from ..artifact import model_command
-    from ..tuning.tune import tune_with
+    from ..tuning.tune import tune as find_settings
 
-    found = tune_with(options)
+    found = find_settings(options)
     if as_json:
         print_json(found.model_dump(mode="json"))
     else:

@@ -8,7 +8,7 @@ from .output import print_json, print_result, print_table
 from .parameters import add_command
 
 if TYPE_CHECKING:
-    from ..promotion.table import VersionRow
+    from ..promotion.live_versions import VersionRow
 
 
 @add_command(VersionsOptions)
@@ -17,9 +17,9 @@ def versions(options: VersionsOptions, as_json: bool) -> None:
 
     Example: `dfvt-deploy versions dfvt_s_classification --prune 3`
     """
-    from ..promotion.table import versions_with
+    from ..promotion.live_versions import versions as find_versions
 
-    rows = versions_with(options)
+    rows = find_versions(options)
     if as_json:
         return print_json(
             [{**vars(r), "change": r.change and r.change.model_dump(mode="json")} for r in rows]

@@ -40,11 +40,8 @@ _SAME = 0.5
 
 
 def served_models(url: str) -> list[str]:
-    """`name:version` of each whole model that a server has loaded.
-
-    Raises:
-        ServerFailed: nobody answers, or the server does not tell its models.
-    """
+    """`name:version` of each whole model that a server has loaded. Raises ServerFailed where nobody
+    answers, or the server does not tell its models."""
     found = []
     for each in read_document(url, "models/stats")["model_stats"]:
         name, version = each["name"], each["version"]
@@ -57,11 +54,7 @@ def served_models(url: str) -> list[str]:
 
 def answer(url: str, sides: Sequence[str], data: bytes, timeout: float) -> list[dict[str, Any]]:
     """What each side, a `name:version`, answers for an encoded image, and how two of them differ.
-
-    Raises:
-        BadInput: the image or a side cannot be used.
-        ServerFailed: the server does not answer.
-    """
+    Raises BadInput where the image or a side cannot be used, ServerFailed for no answer."""
     _decoded(data)
     found, raw = [], []
     for side in sides:
@@ -83,9 +76,7 @@ def answer(url: str, sides: Sequence[str], data: bytes, timeout: float) -> list[
 
 def heat_map(url: str, side: str, data: bytes, timeout: float) -> dict[str, str]:
     """The occlusion map of the best answer: its name, and a picture whose cold parts are clear.
-
-    Raises as `answer`.
-    """
+    Raises as `answer`."""
     name, _, version = side.rpartition(":")
     image = _decoded(data)
     image.thumbnail((_SIDE, _SIDE))

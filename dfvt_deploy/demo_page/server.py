@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from ..errors import BadInput, DfvtError, StageFailed
+from ..options import from_fields
 from ..runners.triton import is_loopback
 from ..tasks.images import DEFAULT_LIMITS
 from .answers import answer, heat_map, served_models
@@ -36,17 +37,11 @@ _HEADERS = {
 _AT_ONCE = 4
 
 
+@from_fields(DemoOptions)
 @contextmanager
-def demo(**fields: Any) -> Iterator[str]:
-    """Serve the page while the block runs, and give its address.
-
-    Args:
-        fields: those of `DemoOptions`.
-
-    Raises:
-        StageFailed: the address cannot be listened on.
-    """
-    options = DemoOptions(**fields)
+def demo(options: DemoOptions) -> Iterator[str]:
+    """Serve the page while the block runs, and give its address. Raises StageFailed where the
+    address cannot be listened on."""
     try:
         server = _Server(options)
     except OSError as error:

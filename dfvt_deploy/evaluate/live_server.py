@@ -58,8 +58,7 @@ def served_file(artifact: Artifact, options: ValidateOptions) -> Served | None:
 
 
 def _file_in_repository(artifact: Artifact, repository: Path) -> Served:
-    from ..serving.layout import live_version
-    from ..serving.records import read_version
+    from ..serving.layout import live_version, read_version
 
     name = artifact.manifest.name
     version = live_version(repository, name)

@@ -1,9 +1,12 @@
 """Schedulers: dynamic batching, sequences, batch inputs and outputs, the response cache."""
 
+from collections.abc import Iterable
 from typing import Any
 
-from .reading import ModelFolder
-from .rules import Findings
+from .reading import ModelFolder, enum_name
+from .rules import Finding, Findings
+
+_SCHEDULERS = ("dynamic_batching", "sequence_batching", "ensemble_scheduling")
 
 _VALUES = ("int32_false_true", "fp32_false_true", "bool_false_true")
 
@@ -12,38 +15,37 @@ _CORRELATION_TYPES = ("TYPE_UINT64", "TYPE_INT64", "TYPE_UINT32", "TYPE_INT32", 
 
 def check_batching(model: ModelFolder) -> Findings:
     """How one model's requests are put together."""
-    yield from _batcher(model)
-    yield from _sequences(model)
-    yield from _batch_tensors(model)
-    yield from _response_cache(model)
-
-
-def _batcher(model: ModelFolder) -> Findings:
     config = model.config
     chosen = config.WhichOneof("scheduling_choice")
-    written = [
-        name
-        for name in ("dynamic_batching", "sequence_batching", "ensemble_scheduling")
-        if name in model.parsed.lines
-    ]
+    written = [name for name in _SCHEDULERS if name in model.parsed.lines]
     if len(written) > 1:
         problem = f"{' and '.join(written)} are set, the last one ({chosen}) counts"
         yield model.at("schedulers", written[0], problem, "keep one of them")
-    if chosen != "dynamic_batching":
-        return
-    batching, where = config.dynamic_batching, "dynamic_batching"
-    if config.max_batch_size <= 1:
-        problem = f"dynamic_batching is set and max_batch_size is {config.max_batch_size}"
+    if chosen == "dynamic_batching":
+        yield from _dynamic(model, config.dynamic_batching)
+    elif chosen == "sequence_batching":
+        yield from _sequences(model, config.sequence_batching)
+    yield from _batch_tensors(model)
+    if config.response_cache.enable:
+        for wrong, what in (
+            (chosen == "sequence_batching", "sequence_batching"),
+            (config.model_transaction_policy.decoupled, "a decoupled model"),
+        ):
+            if wrong:
+                problem = f"response_cache is set with {what}"
+                yield model.at("response-cache", "response_cache", problem, "remove one of the two")
+
+
+def _dynamic(model: ModelFolder, batching: Any) -> Findings:
+    rule, where = "dynamic-batching", "dynamic_batching"
+    if model.config.max_batch_size <= 1:
+        problem = f"dynamic_batching is set and max_batch_size is {model.config.max_batch_size}"
         fix = "raise max_batch_size, or remove dynamic_batching"
         yield model.at("batching-without-batch", where, problem, fix)
-    for size in batching.preferred_batch_size:
-        if not 0 < size <= config.max_batch_size:
-            problem = f"preferred_batch_size {size} is outside 1..{config.max_batch_size}"
-            field = f"{where}.preferred_batch_size"
-            yield model.at("dynamic-batching", field, problem, "keep sizes up to max_batch_size")
+    sizes, field = batching.preferred_batch_size, f"{where}.preferred_batch_size"
+    yield from _preferred(model, rule, field, sizes, "keep sizes up to max_batch_size")
     yield from _priorities(model, batching)
-    policies = [batching.default_queue_policy, *batching.priority_queue_policy.values()]
-    for policy in policies:
+    for policy in (batching.default_queue_policy, *batching.priority_queue_policy.values()):
         if policy.allow_timeout_override and not policy.default_timeout_microseconds:
             problem = "allow_timeout_override is set without default_timeout_microseconds"
             fix = "set a default: a request can only shorten one that is not 0"
@@ -51,53 +53,55 @@ def _batcher(model: ModelFolder) -> Findings:
         delays = policy.timeout_action == 1 and policy.default_timeout_microseconds
         if batching.preserve_ordering and delays:
             problem = "timeout_action DELAY is set with preserve_ordering"
-            yield model.at("dynamic-batching", where, problem, "use REJECT, or drop the ordering")
+            yield model.at(rule, where, problem, "use REJECT, or drop the ordering")
+
+
+def _preferred(
+    model: ModelFolder, rule: str, field: str, sizes: Iterable[int], fix: str
+) -> Iterable[Finding]:
+    most = model.config.max_batch_size
+    for size in sizes:
+        if not 0 < size <= most:
+            yield model.at(rule, field, f"preferred_batch_size {size} is outside 1..{most}", fix)
 
 
 def _priorities(model: ModelFolder, batching: Any) -> Findings:
     levels, default = batching.priority_levels, batching.default_priority_level
-    where = "dynamic_batching.priority_levels"
+    rule, where = "dynamic-batching", "dynamic_batching.priority_levels"
     if levels and not 1 <= default <= levels:
         problem = f"default_priority_level {default} is outside 1..{levels}"
-        yield model.at("dynamic-batching", where, problem, "set one of the levels")
+        yield model.at(rule, where, problem, "set one of the levels")
     for level in batching.priority_queue_policy:
         if not 1 <= level <= levels:
             problem = f"priority_queue_policy is for level {level}, there are {levels}"
-            yield model.at("dynamic-batching", where, problem, "raise priority_levels")
+            yield model.at(rule, where, problem, "raise priority_levels")
     if levels > 1 and batching.preserve_ordering:
         problem = f"preserve_ordering is set with {levels} priority levels"
-        yield model.at("dynamic-batching", where, problem, "keep one of the two")
+        yield model.at(rule, where, problem, "keep one of the two")
 
 
-def _sequences(model: ModelFolder) -> Findings:
-    config = model.config
-    if not config.HasField("sequence_batching"):
-        return
-    batching, where = config.sequence_batching, "sequence_batching"
-    yield from _controls(model)
+def _sequences(model: ModelFolder, batching: Any) -> Findings:
+    rule, where = "sequence-batching", "sequence_batching"
+    yield from _controls(model, batching.control_input)
     for number, state in enumerate(batching.state):
         for initial in state.initial_state:
             file = model.path / "initial_state" / initial.data_file
             if initial.data_file and not file.is_file():
                 problem = f"the initial state {initial.data_file} is missing"
                 fix = "add the file to the folder initial_state of the model"
-                yield model.at("sequence-batching", f"{where}.state[{number}]", problem, fix)
-    for size in batching.oldest.preferred_batch_size:
-        if not 0 < size <= config.max_batch_size:
-            problem = f"preferred_batch_size {size} is outside 1..{config.max_batch_size}"
-            yield model.at(
-                "sequence-batching", f"{where}.oldest", problem, "keep to the batch size"
-            )
+                yield model.at(rule, f"{where}.state[{number}]", problem, fix)
+    sizes = batching.oldest.preferred_batch_size
+    yield from _preferred(model, rule, f"{where}.oldest", sizes, "keep to the batch size")
     utilization = batching.direct.minimum_slot_utilization
     if not 0 <= utilization <= 1:
         problem = f"minimum_slot_utilization {utilization:g} is outside 0..1"
-        yield model.at("sequence-batching", f"{where}.direct", problem, "write a share")
+        yield model.at(rule, f"{where}.direct", problem, "write a share")
 
 
-def _controls(model: ModelFolder) -> Findings:
+def _controls(model: ModelFolder, tensors: Iterable[Any]) -> Findings:
     names = {tensor.name for tensor in model.config.input}
     kinds: set[str] = set()
-    for number, tensor in enumerate(model.config.sequence_batching.control_input):
+    for number, tensor in enumerate(tensors):
         problems = []
         if not tensor.name:
             problems.append(("the control input has no name", "write its name"))
@@ -109,7 +113,7 @@ def _controls(model: ModelFolder) -> Findings:
             problem = f"control input {tensor.name!r} has no control"
             problems.append((problem, "say what it controls"))
         for control in tensor.control:
-            kind = control.Kind.Name(control.kind)
+            kind = enum_name(control, "kind")
             if kind in kinds:
                 problems.append((f"{kind} is set a second time", "keep one of the two"))
             kinds.add(kind)
@@ -123,15 +127,13 @@ def _control(kind: str, control: Any) -> list[tuple[str, str]]:
     """Problems of one control, each with what to do."""
     values = {name: len(getattr(control, name)) for name in _VALUES if getattr(control, name)}
     if kind != "CONTROL_SEQUENCE_CORRID":
-        if len(values) == 1 and set(values.values()) == {2}:
+        if [*values.values()] == [2]:
             return []
         found = " and ".join(f"{name} of {count}" for name, count in values.items()) or "none"
         problem = f"{kind} takes one of {', '.join(_VALUES)} with 2 values; it has {found}"
         return [(problem, "write int32_false_true: [ 0, 1 ]")]
-    types = control.DESCRIPTOR.fields_by_name["data_type"].enum_type.values_by_number
-    name = types[control.data_type].name
     problems = []
-    if name not in _CORRELATION_TYPES:
+    if (name := enum_name(control, "data_type")) not in _CORRELATION_TYPES:
         problem = f"{kind} has data_type {name}, not one of {', '.join(_CORRELATION_TYPES)}"
         problems.append((problem, "write TYPE_UINT64"))
     if values:
@@ -153,21 +155,8 @@ def _batch_tensors(model: ModelFolder) -> Findings:
                 unknown |= set(entry.target_name) - outputs
                 if len(set(entry.target_name)) < len(entry.target_name):
                     problems.append("target_name has a name twice")
-            elif entry.data_type not in (8, 11):  # TYPE_INT32, TYPE_FP32
+            elif enum_name(entry, "data_type") not in ("TYPE_INT32", "TYPE_FP32"):
                 problems.append("data_type is neither TYPE_INT32 nor TYPE_FP32")
             problems += [f"the config has no tensor {name!r}" for name in sorted(unknown)]
             for problem in problems:
                 yield model.at("batch-io", f"{kind}[{number}]", problem, "correct it")
-
-
-def _response_cache(model: ModelFolder) -> Findings:
-    config = model.config
-    if not config.response_cache.enable:
-        return
-    for wrong, what in (
-        (config.HasField("sequence_batching"), "sequence_batching"),
-        (config.model_transaction_policy.decoupled, "a decoupled model"),
-    ):
-        if wrong:
-            problem = f"response_cache is set with {what}"
-            yield model.at("response-cache", "response_cache", problem, "remove one of the two")

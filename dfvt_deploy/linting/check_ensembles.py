@@ -2,16 +2,14 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..text_files import near
-from .reading import ENSEMBLE, ModelFolder, Repository, dims_text
+from .reading import ENSEMBLE, ModelFolder, Repository, dims_text, enum_name
 from .rules import Findings
 
 
-@dataclass(frozen=True)
-class _End:
+class _End(NamedTuple):
     """One end of an ensemble's tensor: a model's tensor that it is mapped to."""
 
     owner: str
@@ -28,7 +26,7 @@ def check_ensemble(model: ModelFolder, repository: Repository) -> Findings:
     """Everything about one ensemble; nothing about other models."""
     if model.backend != ENSEMBLE:
         return
-    config = model.config
+    config, scheduling = model.config, model.config.ensemble_scheduling
     for field in ("instance_group[0]", "optimization", "model_warmup[0]"):
         if field in model.parsed.lines:
             name = field.removesuffix("[0]")
@@ -38,17 +36,15 @@ def check_ensemble(model: ModelFolder, repository: Repository) -> Findings:
         problem = f"ensemble_scheduling is set and platform is {config.platform!r}"
         fix = 'write platform: "ensemble" and no backend'
         yield model.at("platform-backend", "ensemble_scheduling", problem, fix)
-    elif not config.ensemble_scheduling.step:
+    elif not scheduling.step:
         fix = "write ensemble_scheduling with a step for each model"
         yield model.at("ensemble-config", "platform", "the ensemble has no step", fix)
     ends: dict[str, list[_End]] = defaultdict(list)
     for kind in ("input", "output"):
         for tensor in getattr(config, kind):
-            ends[tensor.name].append(_end(model, tensor, f"the ensemble's {kind}", outer=True))
-    produced: dict[str, list[str]] = defaultdict(list)
-    consumed: dict[str, list[str]] = defaultdict(list)
-    needs: list[tuple[set[str], set[str]]] = []
-    for number, step in enumerate(config.ensemble_scheduling.step):
+            dims = tensor.reshape.shape if tensor.HasField("reshape") else tensor.dims
+            ends[tensor.name].append(_end(model, tensor, f"the ensemble's {kind}", dims))
+    for number, step in enumerate(scheduling.step):
         where = f"ensemble_scheduling.step[{number}]"
         target = repository.models.get(step.model_name)
         if target is None:
@@ -59,16 +55,14 @@ def check_ensemble(model: ModelFolder, repository: Repository) -> Findings:
             through = "" if target is model else f" through {step.model_name}"
             problem = f"step {number} is the ensemble itself{through}"
             yield model.at("ensemble-flow", f"{where}.model_name", problem, "break the circle")
-        else:
+        elif target.has_config:  # else the target's own findings say why
             yield from _step(model, where, step, target, ends)
-        for tensor in step.output_map.values():
-            produced[tensor].append(step.model_name)
-        for tensor in step.input_map.values():
-            consumed[tensor].append(step.model_name)
-        needs.append((set(step.input_map.values()), set(step.output_map.values())))
     yield from _consistent(model, ends)
-    yield from _flow(model, produced, consumed, needs)
-    yield from _responses(model, repository)
+    yield from _flow(model, repository)
+
+
+def _end(model: ModelFolder, tensor: Any, owner: str, dims: Sequence[int]) -> _End:
+    return _End(owner, enum_name(tensor, "data_type"), tuple(dims), model.batched)
 
 
 def _reached(name: str, repository: Repository, seen: frozenset[str] = frozenset()) -> set[str]:
@@ -80,57 +74,26 @@ def _reached(name: str, repository: Repository, seen: frozenset[str] = frozenset
     return names.union(*(_reached(inner, repository, seen | {name}) for inner in names))
 
 
-def _responses(model: ModelFolder, repository: Repository) -> Findings:
-    """Steps that join the responses of two decoupled models, which come in no common order."""
-    sources = dict.fromkeys((tensor.name for tensor in model.config.input), "the request")
-    steps = dict(enumerate(model.config.ensemble_scheduling.step))
-    while ready := [n for n, s in steps.items() if sources.keys() >= set(s.input_map.values())]:
-        for number in ready:
-            step = steps.pop(number)
-            origins = {sources[tensor] for tensor in step.input_map.values()}
-            if len(origins) > 1:
-                problem = f"{step.model_name} takes tensors of {' and '.join(sorted(origins))}"
-                fix = "take all from one decoupled model, or join them in a model of its own"
-                field = f"ensemble_scheduling.step[{number}]"
-                yield model.at("ensemble-decoupled", field, problem, fix)
-            target = repository.models.get(step.model_name)
-            decoupled = target and target.config.model_transaction_policy.decoupled
-            origin = f"the decoupled step {number}" if decoupled else min(origins, default="")
-            sources.update(dict.fromkeys(step.output_map.values(), origin))
-
-
-def _end(model: ModelFolder, tensor: Any, owner: str, *, outer: bool = False) -> _End:
-    dims = tensor.reshape.shape if outer and tensor.HasField("reshape") else tensor.dims
-    type_name = tensor.DESCRIPTOR.fields_by_name["data_type"].enum_type
-    name = type_name.values_by_number[tensor.data_type].name
-    return _End(owner, name, tuple(dims), model.batched)
-
-
 def _step(
     model: ModelFolder, where: str, step: Any, target: ModelFolder, ends: dict[str, list[_End]]
 ) -> Findings:
-    if not target.has_config:
-        return  # the target's own findings say why
     for kind, mapping in (("input", step.input_map), ("output", step.output_map)):
         tensors = {tensor.name: tensor for tensor in getattr(target.config, kind)}
         if not mapping:
             problem = f"the step of {target.name} has no {kind}_map"
             yield model.at("ensemble-map", where, problem, f"map an {kind} of {target.name}")
         for own, outer in mapping.items():
-            field = f"{where}.{kind}_map[{own}]"
-            if own not in tensors:
-                have = ", ".join(tensors) or "none that the config lists"
-                problem = f"{target.name} has no {kind} {own!r}; it has {have}"
-                if tensors:
-                    fix = f"map one of its own{near(own, tensors)}"
-                    yield model.at("ensemble-map", field, problem, fix)
-                continue
-            ends[outer].append(_end(target, tensors[own], f"{target.name}'s {kind} {own}"))
-        if kind == "input":
-            for name, tensor in tensors.items():
-                if name not in mapping and not tensor.optional:
-                    problem = f"{target.name}'s input {name!r} is mapped to no tensor"
-                    yield model.at("ensemble-map", where, problem, "add it to input_map")
+            if own in tensors:
+                owner = f"{target.name}'s {kind} {own}"
+                ends[outer].append(_end(target, tensors[own], owner, tensors[own].dims))
+            elif tensors:
+                problem = f"{target.name} has no {kind} {own!r}; it has {', '.join(tensors)}"
+                fix = f"map one of its own{near(own, tensors)}"
+                yield model.at("ensemble-map", f"{where}.{kind}_map[{own}]", problem, fix)
+        for name, tensor in tensors.items():
+            if kind == "input" and name not in mapping and not tensor.optional:
+                problem = f"{target.name}'s input {name!r} is mapped to no tensor"
+                yield model.at("ensemble-map", where, problem, "add it to input_map")
     limit, batch = target.config.max_batch_size, model.config.max_batch_size
     if limit and limit < batch:
         problem = f"the ensemble takes batches of {batch}, {target.name} takes {limit}"
@@ -143,23 +106,20 @@ def _step(
 
 
 def _consistent(model: ModelFolder, ends: dict[str, list[_End]]) -> Findings:
-    for name, found in ends.items():
-        first = found[0]
-        for other in found[1:]:
+    for name, (first, *others) in ends.items():
+        for other in others:
+            fits = _match(first.dims, other.dims) or _match(first.full_dims, other.full_dims)
             if first.data_type != other.data_type:
-                problem = (
-                    f"{name!r} is {first.data_type} as {first.owner}, "
-                    f"{other.data_type} as {other.owner}"
-                )
-                field = _field_of(model, name)
-                yield model.at("ensemble-type", field, problem, "give both the same data_type")
-            elif not (_match(first.dims, other.dims) or _match(first.full_dims, other.full_dims)):
-                problem = (
-                    f"{name!r} is {dims_text(first.dims)} as {first.owner}, "
-                    f"{dims_text(other.dims)} as {other.owner}"
-                )
-                field = _field_of(model, name)
-                yield model.at("ensemble-shape", field, problem, "give both the same dims")
+                rule, what = "ensemble-type", "data_type"
+                one, two = first.data_type, other.data_type
+            elif not fits:
+                rule, what = "ensemble-shape", "dims"
+                one, two = dims_text(first.dims), dims_text(other.dims)
+            else:
+                continue
+            problem = f"{name!r} is {one} as {first.owner}, {two} as {other.owner}"
+            fix = f"give both the same {what}"
+            yield model.at(rule, _field_of(model, name), problem, fix)
 
 
 def _match(first: Sequence[int], second: Sequence[int]) -> bool:
@@ -168,14 +128,15 @@ def _match(first: Sequence[int], second: Sequence[int]) -> bool:
     )
 
 
-def _flow(
-    model: ModelFolder,
-    produced: dict[str, list[str]],
-    consumed: dict[str, list[str]],
-    needs: list[tuple[set[str], set[str]]],
-) -> Findings:
+def _flow(model: ModelFolder, repository: Repository) -> Findings:
     inputs = {tensor.name for tensor in model.config.input}
     outputs = {tensor.name for tensor in model.config.output}
+    produced: dict[str, list[str]] = defaultdict(list)
+    consumed: dict[str, list[str]] = defaultdict(list)
+    for step in model.config.ensemble_scheduling.step:
+        for models, mapping in ((produced, step.output_map), (consumed, step.input_map)):
+            for tensor in mapping.values():
+                models[tensor].append(step.model_name)
     for name, producers in produced.items():
         if len(producers) > 1 or name in inputs:
             what = "is an input of the ensemble" if name in inputs else f"comes from {producers[0]}"
@@ -194,24 +155,29 @@ def _flow(
     for name in sorted(inputs - consumed.keys()):
         problem = f"no step takes the ensemble's input {name!r}"
         yield model.at("ensemble-flow", _field_of(model, name), problem, "map it or remove it")
-    if not missing:
-        yield from _circles(model, inputs, needs)
+    yield from _order(model, repository, complete=not missing)
 
 
-def _circles(
-    model: ModelFolder, inputs: set[str], needs: list[tuple[set[str], set[str]]]
-) -> Findings:
-    ready, waiting = set(inputs), list(enumerate(needs))
-    while True:
-        runnable = [(n, step) for n, step in waiting if step[0] <= ready]
-        if not runnable:
-            break
-        for _, (_, made) in runnable:
-            ready |= made
-        waiting = [entry for entry in waiting if entry not in runnable]
-    for number, _ in waiting:
-        name = model.config.ensemble_scheduling.step[number].model_name
-        problem = f"step {number}, {name}, waits for its own result"
+def _order(model: ModelFolder, repository: Repository, *, complete: bool) -> Findings:
+    """Steps that join the responses of two decoupled models, which come in no common order; and,
+    where all tensors are made, steps that wait for their own result."""
+    sources = dict.fromkeys((tensor.name for tensor in model.config.input), "the request")
+    steps = dict(enumerate(model.config.ensemble_scheduling.step))
+    while ready := [n for n, s in steps.items() if sources.keys() >= set(s.input_map.values())]:
+        for number in ready:
+            step = steps.pop(number)
+            origins = {sources[tensor] for tensor in step.input_map.values()}
+            if len(origins) > 1:
+                problem = f"{step.model_name} takes tensors of {' and '.join(sorted(origins))}"
+                fix = "take all from one decoupled model, or join them in a model of its own"
+                field = f"ensemble_scheduling.step[{number}]"
+                yield model.at("ensemble-decoupled", field, problem, fix)
+            target = repository.models.get(step.model_name)
+            decoupled = target and target.config.model_transaction_policy.decoupled
+            origin = f"the decoupled step {number}" if decoupled else min(origins, default="")
+            sources.update(dict.fromkeys(step.output_map.values(), origin))
+    for number, step in steps.items() if complete else ():
+        problem = f"step {number}, {step.model_name}, waits for its own result"
         field = f"ensemble_scheduling.step[{number}]"
         yield model.at("ensemble-flow", field, problem, "break the circle")
 

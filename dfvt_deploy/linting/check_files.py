@@ -1,14 +1,16 @@
-"""Folders, names, versions and files."""
+"""Folders, names, versions and files; a file of Python is parsed and never run."""
 
+import ast
 import json
 import stat
 from collections.abc import Callable
+from importlib.util import decode_source
 from pathlib import Path
 from xml.etree import ElementTree
 
 from ..errors import DfvtError
 from ..names import STEPS
-from .reading import CONFIG, ENSEMBLE, ModelFolder, Repository, is_lfs_pointer
+from .reading import CONFIG, ENSEMBLE, ModelFolder, Repository, is_filled, is_lfs_pointer
 from .rules import Finding, Findings
 
 #: Model files that are text: of vLLM, and of OpenVINO (expat takes no entities from outside).
@@ -27,9 +29,9 @@ def check_repository(repository: Repository) -> Findings:
             yield Finding("link-outside", path, f"it leads to {path.resolve()}", fix)
         elif path.is_symlink() or not path.exists():
             continue
-        elif stat.S_IMODE(path.stat().st_mode) & stat.S_IWOTH:
-            mode = f"{stat.S_IMODE(path.stat().st_mode):04o}"
-            yield Finding("writable-by-others", path, f"its mode is {mode}", f"chmod o-w {path}")
+        elif (mode := stat.S_IMODE(path.stat().st_mode)) & stat.S_IWOTH:
+            problem = f"its mode is {mode:04o}"
+            yield Finding("writable-by-others", path, problem, f"chmod o-w {path}")
         if path.is_file() and (path.suffix == ".so" or ".so." in path.name):
             fix = "remove it, or keep libraries in the server's backend folder"
             yield Finding("shared-library", path, "the server may load it as a backend", fix)
@@ -51,6 +53,14 @@ def check_folder(model: ModelFolder) -> Findings:
     if model.backend and model.backend != ENSEMBLE:
         for file in model.model_files():
             yield from _model_file(file)
+            if model.backend == "python" and is_filled(file):
+                yield from _python_model(file)
+    key, inside = "EXECUTION_ENV_PATH", "$$TRITON_MODEL_DIRECTORY/"
+    if model.backend == "python" and key in model.config.parameters:
+        value = model.config.parameters[key].string_value
+        if value.startswith(inside) and not (model.path / value.removeprefix(inside)).exists():
+            problem, fix = f"the environment {value} is missing", "add it, or correct the path"
+            yield model.at("model-file", f"parameters[{key}]", problem, fix)
 
 
 def _without_config(model: ModelFolder) -> Finding:
@@ -71,16 +81,14 @@ def _versions(model: ModelFolder) -> Findings:
         if number not in model.versions:
             have = ", ".join(map(str, model.versions)) or "none"
             problem = f"version {number} is not there; the folders are {have}"
-            field = "version_policy.specific.versions"
-            yield model.at(
-                "version-missing", field, problem, "add the folder, or remove the number"
-            )
+            field, fix = "version_policy.specific.versions", "add the folder, or remove the number"
+            yield model.at("version-missing", field, problem, fix)
     if not model.served_versions and not specific:
-        fix = f"make the folder {model.path / '1'}"
-        if model.backend == ENSEMBLE:
-            fix += ", which stays empty"
+        empty = ", which stays empty" if model.backend == ENSEMBLE else ""
         problem = "it has no version folder that the version policy loads"
-        yield Finding("no-version", model.path, problem, fix)
+        yield Finding(
+            "no-version", model.path, problem, f"make the folder {model.path / '1'}{empty}"
+        )
 
 
 def _model_file(file: Path) -> Findings:
@@ -101,42 +109,71 @@ def _model_file(file: Path) -> Findings:
         yield Finding("git-lfs-pointer", file, "the file is a pointer of Git LFS", fix)
     elif file.suffix == ".savedmodel" and not list(file.glob("saved_model.pb*")):
         yield Finding("model-file", file, "it holds no saved_model.pb", "copy the whole folder")
-    elif file.suffix in _PARSERS and (problem := _unparsed(file)):
-        yield Finding("model-file", file, f"{file.name} cannot be parsed: {problem}", "correct it")
+    elif file.suffix in _PARSERS:
+        try:
+            _PARSERS[file.suffix](file.read_bytes())
+        except (ValueError, ElementTree.ParseError, RecursionError) as error:
+            problem = f"{file.name} cannot be parsed: {error}"
+            yield Finding("model-file", file, problem, "correct it")
 
 
-def _unparsed(file: Path) -> str:
-    """Why a JSON or XML file cannot be read; empty where it can."""
+def _python_model(file: Path) -> Findings:
     try:
-        _PARSERS[file.suffix](file.read_bytes())
-    except (ValueError, ElementTree.ParseError, RecursionError) as error:
-        return str(error)
-    return ""
+        tree = ast.parse(decode_source(file.read_bytes()), filename=file.name)
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        line = getattr(error, "lineno", 0) or 0
+        yield Finding("python-model", file, f"Python cannot parse it: {error}", "correct it", line)
+        return
+    named: set[str] = set()
+    for node in tree.body:
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            named |= {alias.asname or alias.name for alias in node.names}
+        elif isinstance(node, ast.Assign):
+            named |= {target.id for target in node.targets if isinstance(target, ast.Name)}
+        if isinstance(node, ast.ImportFrom) and node.level == 1 and node.module:
+            path = file.parent.joinpath(*node.module.split("."))
+            if not (path.is_dir() or list(path.parent.glob(f"{path.name}.*"))):
+                problem = f"it imports .{node.module}, which is not beside it"
+                yield Finding("python-model", file, problem, "add the module", node.lineno)
+    classes = [node for node in tree.body if isinstance(node, ast.ClassDef)]
+    found = next((node for node in classes if node.name == "TritonPythonModel"), None)
+    if found is None and "TritonPythonModel" not in named:
+        problem = "it has no class TritonPythonModel, which the python backend looks for"
+        yield Finding("python-model", file, problem, "name the class TritonPythonModel")
+    elif found is not None and not found.bases:
+        execute = {getattr(node, "name", ""): node for node in found.body}.get("execute")
+        if execute is None:
+            problem = "TritonPythonModel has no method execute"
+            yield Finding("python-model", file, problem, "define execute", found.lineno)
+        elif isinstance(execute, ast.FunctionDef | ast.AsyncFunctionDef) and not (
+            execute.decorator_list or _takes_two(execute.args)
+        ):
+            problem = f"execute takes ({ast.unparse(execute.args)}), Triton calls it with requests"
+            fix = "write def execute(self, requests)"
+            yield Finding("python-model", file, problem, fix, execute.lineno)
+
+
+def _takes_two(arguments: ast.arguments) -> bool:
+    names = arguments.posonlyargs + arguments.args
+    return len(names) - len(arguments.defaults) <= 2 and (len(names) >= 2 or bool(arguments.vararg))
 
 
 def check_ours(repository: Repository) -> Findings:
     """The models of this package in a repository; nothing where there are none."""
-    yield from _hashes(repository)
-    for name in repository.models:
-        steps = [repository.models.get(f"{name}_{step}") for step in STEPS]
-        if not all(steps):
-            continue
-        newest = {
-            model.name: max(model.versions, default=0)
-            for model in (*steps, repository.models[name])
-            if model is not None
-        }
-        if len(set(newest.values())) > 1:
-            found = ", ".join(f"{key} {version}" for key, version in newest.items())
-            problem = f"the newest versions are {found}: answers mix two exports"
-            fix = f"populate {name} again, or remove the incomplete version"
-            yield Finding("versions-apart", repository.models[name].path, problem, fix)
-
-
-def _hashes(repository: Repository) -> Findings:
-    from ..serving.records import verify_repository
+    from ..serving.layout import verify_repository
 
     try:
         verify_repository(repository.path)
     except DfvtError as error:
         yield Finding("manifest-hash", repository.path, str(error), "populate the model again")
+    for name in repository.models:
+        models = [repository.models.get(f"{name}_{step}") for step in STEPS]
+        if not all(models):
+            continue
+        models.append(repository.models[name])
+        newest = {model.name: max(model.versions, default=0) for model in models if model}
+        if len(set(newest.values())) > 1:
+            found = ", ".join(f"{key} {version}" for key, version in newest.items())
+            problem = f"the newest versions are {found}: answers mix two exports"
+            fix = f"populate {name} again, or remove the incomplete version"
+            yield Finding("versions-apart", repository.models[name].path, problem, fix)

@@ -5,25 +5,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import onnx
 from packaging.version import Version
 
 from ..text_files import near
-from .reading import ModelFolder, dims_text, is_filled
+from .reading import ModelFolder, dims_text, enum_name, is_filled
 from .rules import Finding, Findings
 
 #: The first onnxruntime that loads an IR version and an opset of the default domain; older ones of
 #: both load in all. Measured with the releases 1.15 to 1.28, see docs/lint.md.
 FIRST_FOR_IR = {9: "1.15", 10: "1.18", 11: "1.23", 12: "1.24", 13: "1.24"}
-FIRST_FOR_OPSET = {
-    19: "1.16",
-    20: "1.17",
-    21: "1.18",
-    22: "1.21",
-    23: "1.23",
-    24: "1.24",
-    25: "1.24",
-    26: "1.25",
-}
+FIRST_FOR_OPSET = dict(
+    enumerate(("1.16", "1.17", "1.18", "1.21", "1.23", "1.24", "1.24", "1.25"), start=19)
+)
 
 #: The newest onnxruntime that was measured, and the newest opset whose operators are all listed.
 _NEWEST = "1.28"
@@ -43,10 +37,6 @@ _OLD = (
 
 def check_onnx(model: ModelFolder, onnxruntime: str | None) -> Findings:
     """Every ONNX file that a model serves; its versions where the onnxruntime is known."""
-    import onnx
-
-    if model.backend not in ("onnxruntime", "openvino"):
-        return
     for file in model.model_files():
         if file.suffix != ".onnx" or not is_filled(file):
             continue
@@ -58,44 +48,39 @@ def check_onnx(model: ModelFolder, onnxruntime: str | None) -> Findings:
             problem = f"it is not an ONNX model: {str(error) or type(error).__name__}"
             yield Finding("onnx-file", file, problem, "copy or export it again")
             continue
-        yield from _versions(file, network, onnxruntime)
-        yield from _operators(model, file, network)
+        opset = max((o.version for o in network.opset_import if not o.domain), default=0)
+        for what, number, table, known in (
+            ("IR version", network.ir_version, FIRST_FOR_IR, onnx.IR_VERSION),
+            ("opset", opset, FIRST_FOR_OPSET, onnx.defs.onnx_opset_version()),
+        ):
+            if problem := _version_problem(what, number, table, known, onnxruntime):
+                yield Finding("onnx-version", file, problem, f"export with a lower {what}")
+        if not model.config.model_operations.op_library_filename:
+            yield from _operators(file, network, listed=opset <= _LISTED)
         yield from _external_data(file, network)
-        yield from check_tensors(model, file, network)
-        if model.backend == "openvino":
-            yield from _openvino(model, file, network)
+        yield from _tensors(model, file, network)
+        floats = (t.data_type == onnx.TensorProto.FLOAT for t in network.graph.initializer)
+        in_float32 = any(floats) and "HINT_BF16" not in model.config.parameters
+        if model.backend == "openvino" and in_float32:
+            problem = f"{file.name} has float32 weights, which OpenVINO computes with in bfloat16"
+            fix = "validate it as bf16, or serve it with onnxruntime for float32"
+            yield model.at("openvino-precision", "backend", problem, fix)
 
 
-def _versions(file: Path, network: Any, onnxruntime: str | None) -> Findings:
-    import onnx
-
-    for what, number, table, known in (
-        ("IR version", network.ir_version, FIRST_FOR_IR, onnx.IR_VERSION),
-        ("opset", _opset(network), FIRST_FOR_OPSET, onnx.defs.onnx_opset_version()),
-    ):
-        newer = number > max(table)
-        first = table[max(table)] if newer else table.get(number, "0")
-        if onnxruntime and (newer or Version(first) > Version(onnxruntime)):
-            least = f"after {_NEWEST}" if newer else f"{first} or later"
-            problem = f"{what} {number} needs onnxruntime {least}, the target has {onnxruntime}"
-        elif number > max(*table, known):
-            problem = f"{what} is {number}; onnx {onnx.__version__} ends at {known}"
-        else:
-            continue
-        yield Finding("onnx-version", file, problem, f"export with a lower {what}")
+def _version_problem(
+    what: str, number: int, table: dict[int, str], known: int, onnxruntime: str | None
+) -> str:
+    newer = number > max(table)
+    first = table[max(table)] if newer else table.get(number, "0")
+    if onnxruntime and (newer or Version(first) > Version(onnxruntime)):
+        least = f"after {_NEWEST}" if newer else f"{first} or later"
+        return f"{what} {number} needs onnxruntime {least}, the target has {onnxruntime}"
+    if number > max(*table, known):
+        return f"{what} is {number}; onnx {onnx.__version__} ends at {known}"
+    return ""
 
 
-def _opset(network: Any) -> int:
-    """The version of the default domain."""
-    return max((entry.version for entry in network.opset_import if not entry.domain), default=0)
-
-
-def _operators(model: ModelFolder, file: Path, network: Any) -> Findings:
-    import onnx
-
-    if model.config.model_operations.op_library_filename:
-        return
-    listed = _opset(network) <= _LISTED
+def _operators(file: Path, network: Any, *, listed: bool) -> Findings:
     local = {(function.domain, function.name) for function in network.functions}
     for domain, name in sorted({(n.domain, n.op_type) for n in network.graph.node} - local):
         standard = domain in ("", "ai.onnx") and listed
@@ -114,32 +99,21 @@ def _external_data(file: Path, network: Any) -> Findings:
             end = int(entry.get("offset") or 0) + int(entry.get("length") or 0)
             ends[name] = max(end, ends.get(name, 0))
     for name, end in sorted(ends.items()):
-        path = file.parent / name
+        path, below = file.parent / name, file.parent.name
         if Path(name).is_absolute() or os.path.normpath(name).startswith(".."):
-            problem = (
-                f"its weights are in {name}, and onnxruntime reads below {file.parent.name} only"
-            )
+            problem = f"its weights are in {name}, and onnxruntime reads below {below} only"
             fix = "save the model with its weights beside it"
-            yield Finding("external-data", file, problem, fix)
         elif not path.is_file():
-            fix = f"copy {name} beside {file.name}"
-            yield Finding("external-data", file, f"it needs {name}, which is missing", fix)
+            problem, fix = f"it needs {name}, which is missing", f"copy {name} beside {file.name}"
         elif (size := path.stat().st_size) < end:
             problem = f"it needs {end:,} bytes of {name}, which has {size:,}"
-            yield Finding("external-data", file, problem, f"copy {name} again")
+            fix = f"copy {name} again"
+        else:
+            continue
+        yield Finding("external-data", file, problem, fix)
 
 
-def _openvino(model: ModelFolder, file: Path, network: Any) -> Findings:
-    import onnx
-
-    floats = [t for t in network.graph.initializer if t.data_type == onnx.TensorProto.FLOAT]
-    if floats and "HINT_BF16" not in model.config.parameters:
-        problem = f"{file.name} has float32 weights, which OpenVINO computes with in bfloat16"
-        fix = "validate it as bf16, or serve it with onnxruntime for float32"
-        yield model.at("openvino-precision", "backend", problem, fix)
-
-
-def check_tensors(model: ModelFolder, file: Path, network: Any) -> Findings:
+def _tensors(model: ModelFolder, file: Path, network: Any) -> Findings:
     """Names, types and dimensions of one ONNX file against the config."""
     weights = {tensor.name for tensor in network.graph.initializer}
     for kind, values in (("input", network.graph.input), ("output", network.graph.output)):
@@ -162,8 +136,7 @@ def check_tensors(model: ModelFolder, file: Path, network: Any) -> Findings:
                 yield model.at("onnx-tensors", where, problem, fix)
             else:
                 value = own[tensor.name]
-                if kind == "output":
-                    value = _inferred(network, value, tensor)
+                value = _inferred(network, value, tensor) if kind == "output" else value
                 yield from _tensor(model, where, tensor, value, file)
         missing = own.keys() - {tensor.name for tensor in tensors}
         if kind == "input" and tensors and missing:
@@ -188,8 +161,6 @@ def _added_by_triton(config: Any, kind: str) -> dict[str, str]:
 
 def _inferred(network: Any, value: Any, tensor: Any) -> Any:
     """An output as onnxruntime sees it, which works out dimensions that the file leaves free."""
-    import onnx
-
     free = any(not dim.dim_value for dim in value.type.tensor_type.shape.dim[1:])
     if not free or all(dim == -1 for dim in tensor.dims):
         return value
@@ -202,8 +173,7 @@ def _inferred(network: Any, value: Any, tensor: Any) -> Any:
 
 def _tensor(model: ModelFolder, where: str, tensor: Any, value: Any, file: Path) -> Findings:
     found = _type_name(value)
-    types = tensor.DESCRIPTOR.fields_by_name["data_type"].enum_type.values_by_number
-    wanted = types[tensor.data_type].name
+    wanted = enum_name(tensor, "data_type")
     if found and tensor.data_type and wanted != found:
         problem = f"{tensor.name!r} is {wanted} here and {found} in {file.name}"
         yield model.at("onnx-type", f"{where}.data_type", problem, f"write {found}")
@@ -230,10 +200,8 @@ def _tensor(model: ModelFolder, where: str, tensor: Any, value: Any, file: Path)
         problem = f"dims {dims_text(dims)} hold the batch, which max_batch_size adds"
         yield model.at("batch-dimension-twice", field, problem, f"write {dims_text(shape[1:])}")
     elif not _accepts(shape[1:], dims, exact):
-        problem = (
-            f"dims {dims_text(dims)} do not fit {dims_text(shape[1:])} of {file.name} "
-            "(without its batch)"
-        )
+        own = f"{dims_text(shape[1:])} of {file.name} (without its batch)"
+        problem = f"dims {dims_text(dims)} do not fit {own}"
         yield model.at("onnx-dims", field, problem, f"write {dims_text(shape[1:])}")
 
 
@@ -246,8 +214,6 @@ def _accepts(shape: Sequence[int], dims: Sequence[int], exact: bool) -> bool:
 
 
 def _type_name(value: Any) -> str:
-    import onnx
-
     number = value.type.tensor_type.elem_type
     name = onnx.TensorProto.DataType.Name(number) if number else ""
     floats = {"FLOAT": "FP32", "FLOAT16": "FP16", "BFLOAT16": "BF16", "DOUBLE": "FP64"}

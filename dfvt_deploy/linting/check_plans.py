@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from ..engines.plan_header import PlanHeader, read_plan_header
-from ..engines.record import EngineRecord, read_record, record_path
+from ..engines.record import read_record, record_path
 from ..engines.releases import TritonRelease
 from ..errors import ArtifactError
 from ..types import Flavor
@@ -40,12 +40,9 @@ def _built_by(file: Path, header: PlanHeader, release: TritonRelease | None) -> 
         fix = "serve it with the embedded server, or build a plan with TensorRT"
         yield Finding("plan-flavor", file, problem, fix)
     elif release is not None and not release.has_tensorrt(header.version):
-        problem = (
-            f"TensorRT {header.version} built it, tritonserver:{release.name} has "
-            f"{release.tensorrt}"
-        )
-        fix = f"build it again with --target tritonserver:{release.name}"
-        yield Finding("plan-version", file, problem, fix)
+        target = f"tritonserver:{release.name}"
+        problem = f"TensorRT {header.version} built it, {target} has {release.tensorrt}"
+        yield Finding("plan-version", file, problem, f"build it again with --target {target}")
 
 
 def _profile(model: ModelFolder, file: Path) -> Findings:
@@ -62,21 +59,11 @@ def _profile(model: ModelFolder, file: Path) -> Findings:
     for number, tensor in enumerate(model.config.input):
         if tensor.name not in record.profile:
             continue
-        yield from _tensor(model, file, record, f"input[{number}].dims", tensor.name)
-
-
-def _tensor(
-    model: ModelFolder, file: Path, record: EngineRecord, field: str, name: str
-) -> Findings:
-    shapes = record.profile[name]
-    dims = next(list(t.dims) for t in model.config.input if t.name == name)
-    low, high = (bound[1:] if model.batched else bound for bound in (shapes.min, shapes.max))
-    fits = len(dims) == len(low) and all(
-        dim == -1 or least <= dim <= most for dim, least, most in zip(dims, low, high, strict=True)
-    )
-    if not fits:
-        problem = (
-            f"dims {dims_text(dims)} are outside {dims_text(low)} .. {dims_text(high)} of "
-            f"{file.name}"
-        )
-        yield model.at("plan-profile", field, problem, "write dims that the plan takes")
+        shapes, dims = record.profile[tensor.name], list(tensor.dims)
+        low, high = (bound[1:] if model.batched else bound for bound in (shapes.min, shapes.max))
+        bounds = zip(dims, low, high, strict=False)
+        if len(dims) != len(low) or any(d != -1 and not a <= d <= b for d, a, b in bounds):
+            outside = f"{dims_text(low)} .. {dims_text(high)} of {file.name}"
+            problem = f"dims {dims_text(dims)} are outside {outside}"
+            fix = "write dims that the plan takes"
+            yield model.at("plan-profile", f"input[{number}].dims", problem, fix)

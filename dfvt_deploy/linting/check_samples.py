@@ -5,7 +5,7 @@ import struct
 from pathlib import Path
 from typing import Any
 
-from .reading import ModelFolder, dims_text
+from .reading import ModelFolder, dims_text, enum_name
 from .rules import Finding, Findings
 
 #: Bytes of one element by data type; texts have no fixed size.
@@ -38,23 +38,22 @@ def _sample(model: ModelFolder, where: str, sample: Any) -> Findings:
         yield model.at("warmup", where, problem, "give every input of the model")
     for name, given in sample.inputs.items():
         field = f"{where}.inputs[{name}]"
-        if name not in tensors:
+        if name in tensors:
+            yield from _sample_tensor(model, field, sample, given, tensors[name])
+        else:
             problem = f"the model has no input {name!r}"
             yield model.at("warmup", field, problem, "name one of the model's inputs")
-            continue
-        yield from _sample_tensor(model, field, sample, given, tensors[name])
 
 
 def _sample_tensor(model: ModelFolder, field: str, sample: Any, given: Any, own: Any) -> Findings:
-    names = given.DESCRIPTOR.fields_by_name["data_type"].enum_type.values_by_number
-    type_name = names[given.data_type].name
+    type_name = enum_name(given, "data_type")
     if given.data_type != own.data_type:
-        problem = f"{own.name!r} is {type_name} here, {names[own.data_type].name} in the model"
+        wanted_type = enum_name(own, "data_type")
+        problem = f"{own.name!r} is {type_name} here, {wanted_type} in the model"
         yield model.at("warmup", f"{field}.data_type", problem, "write the model's type")
     dims, wanted = list(given.dims), list(own.dims)
-    if len(dims) != len(wanted) or any(
-        w not in (-1, d) for d, w in zip(dims, wanted, strict=False)
-    ):
+    pairs = zip(dims, wanted, strict=False)
+    if len(dims) != len(wanted) or any(w not in (-1, d) for d, w in pairs):
         problem = f"dims {dims_text(dims)} do not fit {dims_text(wanted)} of the model"
         yield model.at("warmup", f"{field}.dims", problem, "write dims that the model takes")
     if any(d < 1 for d in dims):
@@ -69,22 +68,19 @@ def _sample_tensor(model: ModelFolder, field: str, sample: Any, given: Any, own:
     if type_name == "TYPE_STRING" and kind == "random_data":
         problem = "random data of texts are empty texts"
         yield model.at("warmup", field, problem, "give an input_data_file, or zero_data")
-    if kind != "input_data_file":
-        return
-    file = model.path / "warmup" / given.input_data_file
-    if not file.is_file():
-        fix = "add the file, in the folder warmup of the model"
-        yield Finding("warmup-file", file, "the file is missing", fix)
-        return
-    count = math.prod(dims) * max(sample.batch_size, 1)
-    yield from _data_file(file, type_name, count)
+    if kind == "input_data_file":
+        file = model.path / "warmup" / given.input_data_file
+        if file.is_file():
+            yield from _data_file(file, type_name, math.prod(dims) * max(sample.batch_size, 1))
+        else:
+            fix = "add the file, in the folder warmup of the model"
+            yield Finding("warmup-file", file, "the file is missing", fix)
 
 
 def _data_file(file: Path, type_name: str, count: int) -> Findings:
     size = file.stat().st_size
     if type_name in _SIZES:
-        expected = count * _SIZES[type_name]
-        if size != expected:
+        if size != (expected := count * _SIZES[type_name]):
             problem = f"it has {size:,} bytes, {count:,} elements of {type_name} take {expected:,}"
             yield Finding("warmup-file", file, problem, "write the data again")
         return

@@ -113,37 +113,28 @@ class _Parser:
                 raise SyntaxProblem(line, f"a field name is expected, not {token!r}")
             found += self._field(token, line, depth)
 
-    def _field(self, name: str, line: int, depth: int) -> Fields:
+    def _field(self, name: str, line: int, depth: int) -> Iterator[Field]:
         token, where = self._take()
         colon = token == ":"
         if colon:
             token, where = self._take()
         if token == "[":
-            return list(self._list(name, depth))
-        if token in _CLOSING:
-            return [Field(name, line, fields=self.fields_until(_CLOSING[token], depth + 1))]
-        if not colon:
+            while (taken := self._take())[0] != "]":
+                if taken[0] != ",":
+                    yield self._value(name, taken[1], *taken, depth)
+        elif colon or token in _CLOSING:
+            yield self._value(name, line, token, where, depth)
+        else:
             raise SyntaxProblem(where, f"':' or '{{' is missing after {name!r}")
-        return [Field(name, line, self._scalar(token, where))]
 
-    def _list(self, name: str, depth: int) -> Iterator[Field]:
-        while True:
-            token, line = self._take()
-            if token == "]":
-                return
-            if token == ",":
-                continue
-            if token in _CLOSING:
-                yield Field(name, line, fields=self.fields_until(_CLOSING[token], depth + 1))
-            else:
-                yield Field(name, line, self._scalar(token, line))
-
-    def _scalar(self, token: str, line: int) -> str:
+    def _value(self, name: str, line: int, token: str, where: int, depth: int) -> Field:
+        if token in _CLOSING:
+            return Field(name, line, fields=self.fields_until(_CLOSING[token], depth + 1))
         if not token or token in ":{}<>[],;":
-            raise SyntaxProblem(line, f"a value is expected, not {token or 'the end'!r}")
+            raise SyntaxProblem(where, f"a value is expected, not {token or 'the end'!r}")
         while token[0] in "\"'" and self._peek()[0][:1] in ('"', "'"):
             token += f" {self._take()[0]}"
-        return token
+        return Field(name, line, token)
 
     def _peek(self) -> tuple[str, int]:
         return self._tokens[self._next]
@@ -183,18 +174,21 @@ def _checked(fields: Fields, schema: Descriptor, prefix: str, parsed: ParsedText
             path += f"[{_key(entry) if is_map else number}]"
         parsed.lines.setdefault(path, entry.line)
         if known is None:
-            parsed.problems.append(_unknown(entry, schema, path))
+            problem = f"{schema.name} has no field {entry.name!r}"
+            wrong = "unknown-field", problem, f"remove it{near(entry.name, schema.fields_by_name)}"
         elif number and not repeated:
             problem = f"{path} is set a second time; it holds one value"
-            fix = "keep one of the two"
-            parsed.problems.append(SchemaProblem("field-twice", entry.line, path, problem, fix))
-        elif (wrong := _value_problem(entry, known)) is not None:
-            parsed.problems.append(SchemaProblem("field-value", entry.line, path, *wrong))
-        elif entry.fields is not None and known.message_type is not None:
-            inner = _checked(entry.fields, known.message_type, f"{path}.", parsed)
-            good.append(Field(entry.name, entry.line, fields=inner))
+            wrong = "field-twice", problem, "keep one of the two"
+        elif (found := _value_problem(entry, known)) is not None:
+            wrong = "field-value", *found
         else:
+            if entry.fields is not None and known.message_type is not None:
+                inner = _checked(entry.fields, known.message_type, f"{path}.", parsed)
+                entry = Field(entry.name, entry.line, fields=inner)
             good.append(entry)
+            continue
+        rule, problem, fix = wrong
+        parsed.problems.append(SchemaProblem(rule, entry.line, path, problem, fix))
     return good
 
 
@@ -210,43 +204,35 @@ def _key(entry: Field) -> str:
     return next(keys, "").strip("\"'")
 
 
-def _unknown(entry: Field, schema: Descriptor, path: str) -> SchemaProblem:
-    fix = f"remove it{near(entry.name, schema.fields_by_name)}"
-    problem = f"{schema.name} has no field {entry.name!r}"
-    return SchemaProblem("unknown-field", entry.line, path, problem, fix)
-
-
 def _value_problem(entry: Field, known: FieldDescriptor) -> tuple[str, str] | None:
     """What is wrong with a field's value and what to do, or None."""
+    name, text = entry.name, entry.text
+    if known.message_type is not None and entry.fields is None:
+        return f"{name} is a message, not {text}", f"write {name} {{ … }}"
     if known.message_type is not None:
-        if entry.fields is None:
-            return f"{entry.name} is a message, not {entry.text}", f"write {entry.name} {{ … }}"
         return None
     if entry.fields is not None:
-        return f"{entry.name} is one value, not a message", f"write {entry.name}: VALUE"
-    text = entry.text
+        return f"{name} is one value, not a message", f"write {name}: VALUE"
     if known.enum_type is not None:
-        names = known.enum_type.values_by_name
-        if text in names or re.fullmatch(r"-?\d+", text):
-            return None
-        return (
-            f"{entry.name} {text} is none of {', '.join(names)}",
-            f"give one of them without quotes{near(text.strip(chr(34)), names)}",
-        )
-    quoted = text[:1] in ('"', "'")
-    if known.cpp_type == FieldDescriptor.CPPTYPE_STRING:
-        return None if quoted else (f"{entry.name} {text} is not a text", "put it in quotes")
-    if known.cpp_type == FieldDescriptor.CPPTYPE_BOOL:
+        words = known.enum_type.values_by_name
+        good = text in words or bool(re.fullmatch(r"-?\d+", text))
+        problem = f"{name} {text} is none of {', '.join(words)}"
+        fix = f"give one of them without quotes{near(text.strip(chr(34)), words)}"
+    elif known.cpp_type == FieldDescriptor.CPPTYPE_STRING:
+        good = text[:1] in ('"', "'")
+        problem, fix = f"{name} {text} is not a text", "put it in quotes"
+    elif known.cpp_type == FieldDescriptor.CPPTYPE_BOOL:
         good = text in ("true", "false", "True", "False", "t", "f", "0", "1")
-        return (
-            None if good else (f"{entry.name} {text} is not true or false", "write true or false")
-        )
-    pattern = r"[-+]?[\d.]+([eE][-+]?\d+)?f?|-?inf|nan"
-    if known.cpp_type not in (FieldDescriptor.CPPTYPE_FLOAT, FieldDescriptor.CPPTYPE_DOUBLE):
-        pattern = r"-?(0[xX][0-9a-fA-F]+|\d+)"
-    if re.fullmatch(pattern, text):
-        return None
-    return f"{entry.name} {text} is not a number of this kind", "write a number without quotes"
+        problem, fix = f"{name} {text} is not true or false", "write true or false"
+    else:
+        fraction = (FieldDescriptor.CPPTYPE_FLOAT, FieldDescriptor.CPPTYPE_DOUBLE)
+        of_fraction = r"[-+]?[\d.]+([eE][-+]?\d+)?f?|-?inf|nan"
+        of_whole = r"-?(0[xX][0-9a-fA-F]+|\d+)"
+        pattern = of_fraction if known.cpp_type in fraction else of_whole
+        good = bool(re.fullmatch(pattern, text))
+        problem = f"{name} {text} is not a number of this kind"
+        fix = "write a number without quotes"
+    return None if good else (problem, fix)
 
 
 def _to_text(fields: Sequence[Field]) -> str:

@@ -166,16 +166,13 @@ def _read_model(path: Path) -> ModelFolder:
     from tritonclient.grpc.model_config_pb2 import ModelConfig
 
     model = ModelFolder(path, ParsedText(ModelConfig()))
-    for folder in sorted((p for p in path.iterdir() if p.is_dir()), key=_version_key):
-        if _is_version(folder):
-            model.versions[int(folder.name)] = folder
-        elif re.fullmatch(r"0\d+", folder.name):
-            model.ignored.append(folder)
+    folders = [p for p in path.iterdir() if p.is_dir()]
+    model.versions = dict(sorted((int(p.name), p) for p in folders if _is_version(p)))
+    model.ignored = sorted(p for p in folders if re.fullmatch(r"0\d+", p.name))
     config = model.config_path
     if not config.is_file():
-        model.has_config = (
-            bool(model.versions) and model.completes
-        )  # the rest is checked as of an empty config
+        # Then the rest is checked as of an empty config.
+        model.has_config = bool(model.versions) and model.completes
         return model
     try:
         if config.stat().st_size > _MAX_CONFIG_BYTES:
@@ -194,10 +191,6 @@ def _is_version(folder: Path) -> bool:
     return re.fullmatch(r"0|[1-9]\d{0,17}", folder.name) is not None
 
 
-def _version_key(folder: Path) -> tuple[int, str]:
-    return (int(folder.name) if _is_version(folder) else -1, folder.name)
-
-
 def is_lfs_pointer(file: Path) -> bool:
     """Whether a file is what Git LFS leaves where the file itself was not fetched."""
     with file.open("rb") as content:
@@ -212,3 +205,10 @@ def is_filled(file: Path) -> bool:
 def dims_text(dims: Sequence[int]) -> str:
     """Dimensions as the config writes them, such as `[ 3, 224, 224 ]`."""
     return f"[ {', '.join(map(str, dims))} ]"
+
+
+def enum_name(message: Any, field_name: str) -> str:
+    """The word of a message's enum field; its number where the schema has none for it."""
+    number = getattr(message, field_name)
+    words = message.DESCRIPTOR.fields_by_name[field_name].enum_type.values_by_number
+    return str(words[number].name if number in words else number)

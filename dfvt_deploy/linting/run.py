@@ -1,22 +1,20 @@
 """`lint`: every check over every repository."""
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from ..cores import usable_cores
 from ..engines.releases import TritonRelease, triton_release
 from ..errors import BadInput, optional
+from ..options import from_fields
 from ..text_files import near
 from .check_batching import check_batching
 from .check_config import check_config
 from .check_ensembles import check_ensemble
 from .check_files import check_folder, check_ours, check_repository
-from .check_onnx import check_onnx
 from .check_parameters import check_parameters
 from .check_plans import check_plans
-from .check_python import check_python
 from .check_samples import check_samples
 from .options import LintOptions
 from .reading import Repository, is_model_folder, read_repository
@@ -37,56 +35,46 @@ class LintReport:
         return sum(RULES[f.rule].severity is Severity.ERROR for f in self.findings)
 
 
-def lint(*paths: str | Path, **fields: Any) -> LintReport:
+@from_fields(LintOptions, "*paths")
+def lint(options: LintOptions) -> LintReport:
     """Check model repositories as Triton reads them, without a server or a GPU.
 
     paths: repositories, or folders of single models; `model_repository` by default.
-    fields: the fields of `LintOptions`.
     Raises BadInput where a path is not a folder, or a rule or target does not exist,
     MissingDependency where tritonclient, which has Triton's schema, is not installed.
     """
-    if paths:
-        fields["paths"] = paths
-    return lint_with(LintOptions(**fields))
-
-
-def lint_with(options: LintOptions) -> LintReport:
-    """`lint` with its options as one object."""
     optional("tritonclient.grpc")
     release = triton_release(options.target) if options.target else None
     for rule in options.ignore:
         if rule not in RULES:
             raise BadInput(f"--ignore {rule!r} is no rule{near(rule, RULES)}")
     report = _report(options, release)
-    if options.fix and (fixed := apply_fixes(report.findings)):
-        report = _report(options, release, tuple(fixed))
+    if options.fix:
+        tried = (_FIXES[f.rule](f) for f in report.findings if f.rule in _FIXES)
+        if fixed := tuple(filter(None, tried)):
+            report = replace(_report(options, release), fixed=fixed)
     return report
 
 
-def _report(
-    options: LintOptions, release: TritonRelease | None, fixed: tuple[str, ...] = ()
-) -> LintReport:
+def _report(options: LintOptions, release: TritonRelease | None) -> LintReport:
     repositories = [_read(path) for path in options.paths]
-    found = [
+    found = dict.fromkeys(
         finding
         for repository in repositories
         for finding in _findings(repository, options, release)
         if finding.rule not in options.ignore
-    ]
-    unique = dict.fromkeys(found)
-    ordered = sorted(unique, key=lambda f: (str(f.path), f.line, f.rule, f.problem))
-    models = sum(len(repository.models) for repository in repositories)
-    return LintReport(tuple(ordered), models, fixed)
+    )
+    ordered = sorted(found, key=lambda f: (str(f.path), f.line, f.rule, f.problem))
+    return LintReport(tuple(ordered), sum(len(each.models) for each in repositories))
 
 
 def _read(path: Path) -> Repository:
     if not path.is_dir():
         raise BadInput(f"{path} is not a folder; give a model repository or a model's folder")
-    if is_model_folder(path):
-        repository = read_repository(path.resolve().parent)
-        own = {path.resolve().name: repository.models[path.resolve().name]}
-        return Repository(path, own)
-    return read_repository(path)
+    if not is_model_folder(path):
+        return read_repository(path)
+    path = path.resolve()
+    return Repository(path.parent, {path.name: read_repository(path.parent).models[path.name]})
 
 
 def _findings(
@@ -99,18 +87,15 @@ def _findings(
         if not model.has_config:
             continue
         yield from check_config(model, cores, options.gpu)
-        yield from check_onnx(model, release.onnxruntime if release else None)
+        if model.backend in ("onnxruntime", "openvino"):
+            from .check_onnx import check_onnx
+
+            yield from check_onnx(model, release.onnxruntime if release else None)
         yield from check_plans(model, release)
         yield from check_ensemble(model, repository)
-        for check in (check_batching, check_parameters, check_samples, check_python):
+        for check in (check_batching, check_parameters, check_samples):
             yield from check(model)
     yield from check_ours(repository)
-
-
-def apply_fixes(findings: Iterable[Finding]) -> list[str]:
-    """Correct what is safe to correct; returns a sentence for each correction."""
-    tried = (_FIXES[finding.rule](finding) for finding in findings if finding.rule in _FIXES)
-    return [text for text in tried if text]
 
 
 def _make_version(finding: Finding) -> str:

@@ -166,11 +166,7 @@ def _bound_queue(config: schema.ModelConfig, options: PopulateOptions) -> None:
 
 
 def _add_instances(config: schema.ModelConfig, device: str, count: int) -> None:
-    kind = (
-        schema.ModelInstanceGroup.KIND_GPU
-        if device == "gpu"
-        else schema.ModelInstanceGroup.KIND_CPU
-    )
+    kind = schema.ModelInstanceGroup.Kind.Value(f"KIND_{device.upper()}")
     config.instance_group.add(kind=kind, count=count)
 
 

@@ -8,11 +8,8 @@ from pathlib import Path
 from ..engines.releases import DEFAULT_RELEASE, triton_releases
 from ..errors import ArtifactError, BadInput, ServerFailed
 from ..progress import note
-from .admin_key import restrictions
-from .layout import CONFIG, models_of
-from .monitoring import SUMMARIES
-from .ports import Ports
-from .records import CACHE, rtx_plans, verify_repository
+from .layout import CACHE, CONFIG, models_of, rtx_plans, verify_repository
+from .server_arguments import SUMMARIES, Ports, restrictions
 
 #: A release with the security fixes that the embedded server lacks.
 IMAGE = triton_releases()[DEFAULT_RELEASE].image

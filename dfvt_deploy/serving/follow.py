@@ -18,9 +18,8 @@ from typing import Any
 
 from ..errors import ServerFailed
 from ..names import STEPS
-from .layout import CONFIG, LIVE, WARMUP
+from .layout import CACHE, CONFIG, LIVE, WARMUP
 from .process import ServerProcess
-from .records import CACHE
 
 #: Seconds after the ensemble was replaced until every request that was sent to the old one has
 #: found its steps. It holds them from then on.

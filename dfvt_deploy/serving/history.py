@@ -16,8 +16,7 @@ from ..files import write_text
 from ..manifest import MANIFEST, Count, Record, Sha256, Verdict
 from ..names import STEPS, judged_form
 from ..provenance import now
-from .layout import CONFIG, live_version, make_live, model_names, versions
-from .records import VERSION_RECORD, read_version
+from . import layout
 
 HISTORY = "history.json"
 
@@ -66,8 +65,7 @@ def been_live(changes: tuple[Change, ...], live: int) -> list[int]:
     happen."""
     stack: list[int] = []
     for action, version in [*((c.action, c.version) for c in changes), ("found", live)]:
-        back = action in ("rollback", "found") and len(stack) > 1 and stack[-2] == version
-        if back:
+        if action in ("rollback", "found") and len(stack) > 1 and stack[-2] == version:
             stack.pop()
         elif version and version not in stack[-1:]:
             stack.append(version)
@@ -76,8 +74,8 @@ def been_live(changes: tuple[Change, ...], live: int) -> list[int]:
 
 def previous_version(repository: Path, name: str) -> int:
     """The version that `rollback` returns to; 0 where there is none."""
-    there = set(versions(repository, name))
-    live = live_version(repository, name)
+    there = set(layout.versions(repository, name))
+    live = layout.live_version(repository, name)
     earlier = been_live(read_history(repository, name), live)[:-1]
     return next((v for v in reversed(earlier) if v in there and v != live), 0)
 
@@ -86,7 +84,7 @@ def version_hash(repository: Path, name: str, version: int) -> str:
     """SHA-256 of the version's record, which has the hashes of its files, and of its configs."""
     folder = repository / name / str(version)
     digest = hashlib.sha256()
-    for file in (VERSION_RECORD, CONFIG, *(f"{step}.pbtxt" for step in STEPS)):
+    for file in (layout.VERSION_RECORD, layout.CONFIG, *(f"{step}.pbtxt" for step in STEPS)):
         content = (folder / file).read_bytes()
         digest.update(f"{file} {len(content)}\n".encode() + content)
     return digest.hexdigest()
@@ -100,28 +98,25 @@ def verdicts_on(
     Verdicts are found by the file's hash, in the manifest that was copied into the version and in
     that of `exports/<name>`, so that a version can be validated after it was populated.
     """
-    network = model_names(name)[1]
+    network = layout.model_names(name)[1]
     folder = repository / network / str(version)
     manifests = [folder / MANIFEST, *([exports / name / MANIFEST] if exports else [])]
-    record = read_version(repository, name, version)
+    record = layout.read_version(repository, name, version)
     form = record.precision, record.fast_decode
     read = [read_manifest(path) for path in manifests if path.is_file()]
     judged = (m.verdicts.get(judged_form(file, *form)) for m in read for file in m.files)
     known = sorted(filter(None, judged), key=lambda verdict: verdict.created)
-    files = {
-        Path(path).name: sha256
+    latest = {verdict.file_sha256: verdict for verdict in known}
+    return {
+        judged_form(Path(path).name, *form): latest.get(sha256)
         for path, sha256 in record.files.items()
         if path.startswith(f"{network}/") and path.endswith(_JUDGED)
     }
-    latest = {verdict.file_sha256: verdict for verdict in known}
-    return {judged_form(file, *form): latest.get(sha) for file, sha in files.items()}
 
 
 def passed(verdicts: dict[str, Verdict | None]) -> bool:
     """Whether every file has a passing verdict."""
-    return bool(verdicts) and all(
-        v is not None and v.verdict == "passed" for v in verdicts.values()
-    )
+    return bool(verdicts) and all(v and v.verdict == "passed" for v in verdicts.values())
 
 
 def go_live(
@@ -134,15 +129,14 @@ def go_live(
     verdicts: dict[str, Verdict | None],
 ) -> Change:
     """Record a change and make the version live; the caller holds the repository's lock."""
-    changes, live = read_history(repository, name), live_version(repository, name)
+    changes, live = read_history(repository, name), layout.live_version(repository, name)
     if live and changes and changes[-1].version != live:
         changes += (_change(repository, name, live, "found", changes[-1].version),)
     unvalidated = not passed(verdicts)
     more = {"reason": reason, "verdicts": verdicts, "unvalidated": unvalidated}
     change = _change(repository, name, version, action, live, **more)
-    history = History(changes=(*changes, change))
-    write_text(repository / name / HISTORY, history.as_text())
-    make_live(repository, name, version)
+    write_text(repository / name / HISTORY, History(changes=(*changes, change)).as_text())
+    layout.make_live(repository, name, version)
     return change
 
 

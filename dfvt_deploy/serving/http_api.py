@@ -47,11 +47,8 @@ def is_ready(url: str, model: str = "") -> bool:
 
 
 def read_document(url: str, endpoint: str, timeout: float = 5) -> Any:
-    """The JSON document that a GET of `/v2/<endpoint>` at `host:port` answers.
-
-    Raises:
-        ServerFailed: nobody answers, or the server refuses.
-    """
+    """The JSON document that a GET of `/v2/<endpoint>` at `host:port` answers. Raises ServerFailed
+    where nobody answers, or the server refuses."""
     try:
         with _OPENER.open(f"http://{url}/v2/{endpoint}", timeout=timeout) as reply:
             return parse_json(reply.read().decode())

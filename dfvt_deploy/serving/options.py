@@ -9,8 +9,7 @@ from ..files import check_output_folder
 from ..options import Options, argument, option
 from ..types import Flavor, Precision, TritonProtocol
 from .backend_names import BackendName
-from .monitoring import MonitoringOptions
-from .ports import EPHEMERAL, Ports
+from .server_arguments import EPHEMERAL, MonitoringOptions, Ports
 
 #: The defaults of `tasks.images.ImageLimits`, which would import Pillow here.
 DEFAULT_MAX_BYTES = 20 * 2**20
@@ -19,17 +18,12 @@ DEFAULT_MAX_PIXELS = 50_000_000
 #: Pillow refuses images of more pixels itself.
 MOST_PIXELS = 178_956_970
 
-#: Most processes or threads that an option may ask for.
-_MOST_WORKERS = 1024
+#: The limits of options that ask for processes or threads, and of ports.
+_WORKERS = {"minimum": 1, "maximum": 1024}
+_PORT = {"minimum": 0, "maximum": 65535}
 
 #: Fields of `ServeOptions` that are about a server of this machine, not about a container.
-_NOT_FOR_DOCKER = (
-    "ephemeral_ports",
-    "log_file",
-    "timeout",
-    "expose_embedded",
-    "admin_key_file",
-)
+_NOT_FOR_DOCKER = ("ephemeral_ports", "log_file", "timeout", "expose_embedded", "admin_key_file")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,20 +81,16 @@ class PopulateOptions(Options):
     )
     instances: int | None = option(
         None,
-        minimum=1,
-        maximum=_MOST_WORKERS,
+        **_WORKERS,
         help="Copies of the network on each device; 1 by default, 2 of a classifier on the CPU.",
     )
     preprocess_instances: int | None = option(
-        None,
-        minimum=1,
-        maximum=_MOST_WORKERS,
-        help="Processes that decode images; 2 by default, 4 before a GPU.",
+        None, **_WORKERS, help="Processes that decode images; 2 by default, 4 before a GPU."
     )
     threads: int | None = option(
         None,
         minimum=0,
-        maximum=_MOST_WORKERS,
+        maximum=1024,
         help="Threads of one copy of the network on the CPU; by default one for each core, as 0.",
     )
     queue_delay_us: int | None = option(
@@ -179,11 +169,9 @@ class ServeOptions(MonitoringOptions):
     command: ClassVar[str] = "serve"
     repository: Path = option(Path("model_repository"), help="Triton model repository.")
     host: str = option("127.0.0.1", help="IPv4 address to listen on.")
-    http_port: int = option(8000, minimum=0, maximum=65535, help="Port of HTTP; 0 for a free one.")
-    grpc_port: int = option(8001, minimum=0, maximum=65535, help="Port of gRPC; 0 for a free one.")
-    metrics_port: int = option(
-        8002, minimum=0, maximum=65535, help="Port of the metrics; 0 for a free one."
-    )
+    http_port: int = option(8000, **_PORT, help="Port of HTTP; 0 for a free one.")
+    grpc_port: int = option(8001, **_PORT, help="Port of gRPC; 0 for a free one.")
+    metrics_port: int = option(8002, **_PORT, help="Port of the metrics; 0 for a free one.")
     ephemeral_ports: bool = option(False, help="Take any free ports.")
     log_file: Path | None = option(
         None, help="Log of the server; tritonserver-HTTPPORT.log in the working folder by default."
@@ -302,9 +290,9 @@ class StartOptions(PrepareOptions, MonitoringOptions):
 
     command: ClassVar[str] = "container start"
     host: str = option("0.0.0.0", envvar="DFVT_HOST", help="IPv4 address to listen on.")
-    http_port: int = option(8000, minimum=0, maximum=65535, help="Port of HTTP.")
-    grpc_port: int = option(8001, minimum=0, maximum=65535, help="Port of gRPC.")
-    metrics_port: int = option(8002, minimum=0, maximum=65535, help="Port of the metrics.")
+    http_port: int = option(8000, **_PORT, help="Port of HTTP.")
+    grpc_port: int = option(8001, **_PORT, help="Port of gRPC.")
+    metrics_port: int = option(8002, **_PORT, help="Port of the metrics.")
     timeout: float = option(
         600.0, minimum=1, envvar="DFVT_TIMEOUT", help="Seconds until all models must be loaded."
     )

@@ -12,13 +12,25 @@ import sys
 import tempfile
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
+from ..errors import ServerFailed
+from ..progress import warn
+
 #: Seconds that a stopping server waits for its requests, and for idle connections, to end.
 DRAIN_S = 5
 _STOP_TIMEOUT_S = DRAIN_S + 10
+
+#: Restarts in ten minutes after which a server that ends again is given up.
+_MOST_RESTARTS = 30
+_PERIOD_S = 600
+
+#: Seconds before the second restart within a minute; each further one waits twice as long.
+_FIRST_DELAY_S = 0.5
+_LONGEST_DELAY_S = 8.0
 
 #: Names of everything that a server has outside its log begin like this.
 _PREFIX = "dfvt_deploy_"
@@ -81,20 +93,18 @@ class ServerProcess:
         for region in _SHM.glob(f"{self._regions}*"):
             region.chmod(0o600)
 
-    def limit_memory(self, more: int) -> None:
+    def limit_memory(self, more: int | None) -> None:
         """Let the server itself, not its Python processes, take so many bytes more than now. A
-        request whose body would need more, such as a small gzip of zeros, is then refused."""
-        status = Path(f"/proc/{self.pid}/status").read_text()
-        (now,) = (line.split()[1] for line in status.splitlines() if line.startswith("VmData:"))
-        self._set_memory_limit(int(now) * 1024 + more)
-
-    def lift_memory_limit(self) -> None:
-        """Take the limit away, which new Python processes of the server would inherit."""
-        self._set_memory_limit(resource.RLIM_INFINITY)
-
-    def _set_memory_limit(self, limit: int) -> None:
+        request whose body would need more, such as a small gzip of zeros, is then refused. None
+        takes the limit away, which new Python processes of the server would inherit."""
         _, most = resource.prlimit(self.pid, resource.RLIMIT_DATA)
-        limit = limit if most == resource.RLIM_INFINITY else min(limit, most)
+        limit = most
+        if more is not None:
+            status = Path(f"/proc/{self.pid}/status").read_text()
+            (now,) = (line.split()[1] for line in status.splitlines() if line.startswith("VmData:"))
+            limit = int(now) * 1024 + more
+        if most != resource.RLIM_INFINITY:
+            limit = min(limit, most)
         resource.prlimit(self.pid, resource.RLIMIT_DATA, (limit, most))
 
     def ended(self) -> str | None:
@@ -160,6 +170,30 @@ class ServerProcess:
                 region.unlink(missing_ok=True)
             with contextlib.suppress(OSError, ValueError):  # it is gone, or was told already
                 self._guardian.communicate(b"x")
+
+
+class Restarts:
+    """How often, and how soon, a server that ended is started again."""
+
+    def __init__(self) -> None:
+        self._moments: deque[float] = deque()
+
+    def pause(self, death: str, last_line: str) -> None:
+        """Say how the server ended and that it is started again, and wait until it may be. Raises
+        ServerFailed where it was started again too often."""
+        now = time.monotonic()
+        while self._moments and now - self._moments[0] > _PERIOD_S:
+            self._moments.popleft()
+        if len(self._moments) >= _MOST_RESTARTS:
+            raise ServerFailed(
+                f"{death}, after {len(self._moments)} restarts within {_PERIOD_S // 60} minutes; "
+                f"{last_line}"
+            )
+        lately = sum(now - moment < 60 for moment in self._moments)
+        delay = min(_FIRST_DELAY_S * 2 ** (lately - 1), _LONGEST_DELAY_S) if lately else 0.0
+        warn(f"{death}; starting Triton again" + (f" in {delay:g} s" if delay else ""))
+        time.sleep(delay)
+        self._moments.append(time.monotonic())
 
 
 def children_of(pid: int) -> list[int]:

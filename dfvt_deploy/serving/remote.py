@@ -15,8 +15,8 @@ from typing import Any
 from ..errors import BadInput, DfvtError, MissingDependency, StageFailed
 from ..files import link_or_copy, sha256_of, staged
 from ..progress import note
-from .layout import CONFIG, WARMUP, live_version_in, model_names, version_folders, warmup_file
-from .records import CACHE
+from . import layout
+from .layout import CACHE, CONFIG, WARMUP
 
 
 @dataclass(frozen=True)
@@ -69,11 +69,9 @@ class Target:
 
 
 def target_of(url: str) -> Target:
-    """The target that a URL or a path names.
-
-    Raises BadInput where the kind of URL is unknown, or the path is a file, MissingDependency where
-    fsspec, or its package for this kind of URL, is not installed.
-    """
+    """The target that a URL or a path names. Raises BadInput where the kind of URL is unknown, or
+    the path is a file, MissingDependency where fsspec, or its package for this kind of URL, is not
+    installed."""
     if "://" not in url:
         if Path(url).exists() and not Path(url).is_dir():
             raise BadInput(f"--to {url} is a file; give a folder")
@@ -111,10 +109,10 @@ def upload(plain: Path, name: str, version: int, target: Target) -> None:
 
 def _upload(plain: Path, name: str, version: int, target: Target) -> None:
     ensemble = target.content(f"{name}/{CONFIG}")
-    live = live_version_in(ensemble.decode()) if ensemble else 0
+    live = layout.live_version_in(ensemble.decode()) if ensemble else 0
     files = sorted(p for p in plain.rglob("*") if p.is_file() and p.name != CONFIG)
     # Configs in a version's folder are records for people; Triton reads those of the models.
-    configs = [plain / model / CONFIG for model in model_names(name)]
+    configs = [plain / model / CONFIG for model in layout.model_names(name)]
     files += sorted(p for p in plain.rglob(CONFIG) if p not in configs)
     if live:
         _load_beside(configs[:-1], version, live, target)
@@ -160,20 +158,17 @@ def _load_beside(configs: list[Path], version: int, live: int, target: Target) -
 
 def plain_copy(repository: Path, name: str, version: int, target: Path) -> None:
     """Make the four models with this version alone in `target`, with hard links if possible."""
-    for model, source in zip(
-        model_names(name), version_folders(repository, name, version), strict=True
-    ):
+    ignored, sources = (
+        shutil.ignore_patterns(CACHE),
+        layout.version_folders(repository, name, version),
+    )
+    for model, source in zip(layout.model_names(name), sources, strict=True):
         folder = target / model
-        shutil.copytree(
-            source,
-            folder / str(version),
-            copy_function=link_or_copy,
-            ignore=shutil.ignore_patterns(CACHE),
-        )
+        shutil.copytree(source, folder / str(version), copy_function=link_or_copy, ignore=ignored)
         step = model.removeprefix(name).removeprefix("_")
         config = f"{step}.pbtxt" if step else CONFIG
         shutil.copyfile(repository / name / str(version) / config, folder / CONFIG)
-        warmup = repository / model / WARMUP / warmup_file(version)
+        warmup = repository / model / WARMUP / layout.warmup_file(version)
         if warmup.is_file():
             (folder / WARMUP).mkdir()
             link_or_copy(str(warmup), str(folder / WARMUP / warmup.name))

@@ -9,34 +9,24 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from .. import tasks
-from ..artifact import Artifact, open_artifact
+from ..artifact import Artifact, open_artifact, read_manifest
+from ..cores import processor, usable_cores
 from ..engines.engine import Engine
 from ..errors import BadInput, MissingDependency, StageFailed
 from ..files import locked, sha256_of, staging_directory, sync, sync_tree, write_text
-from ..manifest import MANIFEST
+from ..manifest import MANIFEST, Manifest, Setting
 from ..names import STEPS
 from ..progress import note, warn
 from ..provenance import now
+from . import layout
 from .backends import backend_of
 from .history import go_live, passed, read_history, verdicts_on
-from .layout import (
-    CONFIG,
-    WARMUP,
-    live_version,
-    model_names,
-    remove_incomplete,
-    version_folders,
-    versions,
-    warmup_file,
-)
 from .options import PopulateOptions
-from .records import VERSION_RECORD, VersionRecord, hashes
 from .served_model import ServedModel
 from .tasks import served_task
-from .tuned_settings import with_tuned
 
 try:
     from . import config as pbtxt
@@ -66,7 +56,11 @@ class PopulatedModel:
 
 
 def populate(
-    model: str | Path, *, engines: Sequence[Engine] | None = None, **fields: Any
+    model: str | Path,
+    options: PopulateOptions | None = None,
+    *,
+    engines: Sequence[Engine] | None = None,
+    **fields: Any,
 ) -> PopulatedModel:
     """Add a version of an exported model to a repository: ensemble, preprocess, network and
     postprocess.
@@ -74,29 +68,22 @@ def populate(
     Files of earlier versions stay as they are. The newest version becomes live, in one step for the
     four models, unless `promote` is False, or the live version passed `validate` and the new one
     did not; until then, and if this process is killed, the earlier version stays live. With `to`
-    the version is left to `promotion.changes.promote`.
+    the version is left to `promotion.live_versions.promote`.
 
     model: folder of the exported model (`exports/<name>`); without settings it gets `tune`'s.
     engines: the plans to serve, as `engines.engine.open_engine` gives them; all plans of the
         precision and flavor by default.
-    fields: the fields of `PopulateOptions`.
+    fields: the fields of `PopulateOptions`, in place of `options`.
     Raises ArtifactError where the export or a plan is missing, stale or was changed, or a plan
     takes fewer images than the largest batch, GateFailed where a passing verdict is required, and
     the file has none, BadInput where the version exists, or an option does not fit the model,
     StageFailed where the repository cannot be written.
     """
-    return populate_with(model, PopulateOptions(**fields), engines)
-
-
-def populate_with(
-    model: str | Path, options: PopulateOptions, engines: Sequence[Engine] | None = None
-) -> PopulatedModel:
-    """`populate` with its options as one object."""
-    options = with_tuned(Path(model), options)
+    options = _with_tuned(Path(model), options or PopulateOptions(**fields))
     backend = options.chosen_backend
     artifact = open_artifact(model, options.file_precision, backend.facts.int8_target)
     name, task = artifact.manifest.name, served_task(artifact.manifest.task)
-    _check_top_k(artifact, options)
+    _check_top_k(artifact.manifest, options.top_k)
     max_batch_size = options.max_batch_size or task.max_batch_size
     files = backend_of(backend).files(artifact, options, max_batch_size, engines)
     if options.require_validated:
@@ -108,35 +95,35 @@ def populate_with(
     try:
         repository.mkdir(parents=True, exist_ok=True)
         with locked(repository):
-            remove_incomplete(repository, name)
+            layout.remove_incomplete(repository, name)
             version = _free_version(repository, name, options.version)
+            k, pixels = options.top_k, options.max_pixels
+            answers = task.answer_options(artifact.manifest, k, pixels)
             served = ServedModel(
-                manifest=artifact.manifest,
-                version=version,
-                options=options,
-                files=files,
-                max_batch_size=max_batch_size,
-                answer_options=task.answer_options(
-                    artifact.manifest, options.top_k, options.max_pixels
-                ),
+                artifact.manifest, version, options, files, max_batch_size, answers
             )
             with staging_beside(repository, name) as staging:
                 _stage(staging, artifact, served)
                 _move_in(staging, repository, name, version)
-            if options.promote and not options.to and version == max(versions(repository, name)):
+            if (
+                options.promote
+                and not options.to
+                and version == max(layout.versions(repository, name))
+            ):
                 _go_live_unless_validated(repository, name, version)
             listed = repository / "requirements.txt"
             if not listed.is_file() or listed.read_text(encoding="utf-8") != REQUIREMENTS:
                 write_text(listed, REQUIREMENTS)
     except OSError as error:
         raise StageFailed(f"{repository} cannot be written: {error}") from error
-    live = version == live_version(repository, name)
-    return PopulatedModel(name, version, repository, live)
+    return PopulatedModel(
+        name, version, repository, version == layout.live_version(repository, name)
+    )
 
 
 def _go_live_unless_validated(repository: Path, name: str, version: int) -> None:
     """Make a version live, but never in place of one that passed `validate` if it did not."""
-    verdicts, live = verdicts_on(repository, name, version), live_version(repository, name)
+    verdicts, live = verdicts_on(repository, name, version), layout.live_version(repository, name)
     changes = read_history(repository, name)
     validated = bool(changes) and changes[-1].version == live and not changes[-1].unvalidated
     if validated and not passed(verdicts):
@@ -147,21 +134,16 @@ def _go_live_unless_validated(repository: Path, name: str, version: int) -> None
     go_live(repository, name, version, "populate", verdicts=verdicts)
 
 
-def _check_top_k(artifact: Artifact, options: PopulateOptions) -> None:
-    manifest = artifact.manifest
-    if options.top_k is None:
-        return
-    if not served_task(manifest.task).top_k:
-        raise BadInput(f"--top-k is for classification; {manifest.name} is of {manifest.task}")
-    if options.top_k > manifest.num_classes:
-        raise BadInput(
-            f"--top-k {options.top_k} is above the {manifest.num_classes} classes of "
-            f"{manifest.name}"
-        )
+def _check_top_k(manifest: Manifest, top_k: int | None) -> None:
+    name, classes = manifest.name, manifest.num_classes
+    if top_k is not None and not served_task(manifest.task).top_k:
+        raise BadInput(f"--top-k is for classification; {name} is of {manifest.task}")
+    if top_k is not None and top_k > classes:
+        raise BadInput(f"--top-k {top_k} is above the {classes} classes of {name}")
 
 
 def _free_version(repository: Path, name: str, wanted: int | None) -> int:
-    taken = versions(repository, name)
+    taken = layout.versions(repository, name)
     following = max(taken, default=0) + 1
     if wanted in taken:
         raise BadInput(
@@ -188,35 +170,31 @@ def _stage(staging: Path, artifact: Artifact, served: ServedModel) -> None:
     for folder in (*steps.values(), ensemble):
         folder.mkdir(parents=True)
     for step, config in pbtxt.configs(served).items():
-        file = CONFIG if step == "ensemble" else f"{step}.pbtxt"
+        file = layout.CONFIG if step == "ensemble" else f"{step}.pbtxt"
         (ensemble / file).write_text(pbtxt.to_text(config), encoding="utf-8")
     for step in ("preprocess", "postprocess"):
         shutil.copyfile(_PYTHON_MODELS / f"{step}.py", steps[step] / "model.py")
         shutil.copyfile(_PYTHON_MODELS / "telemetry.py", steps[step] / "telemetry.py")
-        shutil.copytree(
-            Path(tasks.__file__).parent,
-            steps[step] / "dfvt_tasks",
-            ignore=shutil.ignore_patterns("__pycache__"),
-        )
+        code, ignored = Path(tasks.__file__).parent, shutil.ignore_patterns(layout.CACHE)
+        shutil.copytree(code, steps[step] / "dfvt_tasks", ignore=ignored)
     _copy_network(steps["network"], artifact, served)
     labels = "".join(f"{label}\n" for label in artifact.manifest.labels)
     (steps["postprocess"] / "labels.txt").write_bytes(labels.encode())
-    warmup = steps["preprocess"].parent / WARMUP
+    warmup = steps["preprocess"].parent / layout.WARMUP
     warmup.mkdir()
-    (warmup / warmup_file(version)).write_bytes(_encoded_sample(served.options.max_pixels))
-    record = VersionRecord(
+    (warmup / layout.warmup_file(version)).write_bytes(_encoded_sample(served.options.max_pixels))
+    chosen = replace(served.options, models=(name,), exports=artifact.directory.parent)
+    record = layout.VersionRecord(
         name=name,
         version=version,
         created=now(),
-        command=replace(
-            served.options, models=(name,), exports=artifact.directory.parent
-        ).command_line(),
-        backend=served.options.chosen_backend,
-        precision=served.options.chosen_precision,
-        fast_decode=served.options.fast_decode,
-        files=hashes(staging, name, version),
+        command=chosen.command_line(),
+        backend=chosen.chosen_backend,
+        precision=chosen.chosen_precision,
+        fast_decode=chosen.fast_decode,
+        files=layout.hashes(staging, name, version),
     )
-    (ensemble / VERSION_RECORD).write_text(record.as_text(), encoding="utf-8")
+    (ensemble / layout.VERSION_RECORD).write_text(record.as_text(), encoding="utf-8")
     sync_tree(staging)
 
 
@@ -248,16 +226,15 @@ def _move_in(staging: Path, repository: Path, name: str, version: int) -> None:
     """Rename the staged folders into the repository, that of the ensemble last; all or none."""
     made: list[Path] = []
     try:
-        for model, target in zip(
-            model_names(name), version_folders(repository, name, version), strict=True
-        ):
+        folders = layout.version_folders(repository, name, version)
+        for model, target in zip(layout.model_names(name), folders, strict=True):
             if not target.parent.exists():
                 target.parent.mkdir()
                 made.append(target.parent)
-            if (warmup := staging / model / WARMUP).is_dir():
-                (target.parent / WARMUP).mkdir(exist_ok=True)
+            if (warmup := staging / model / layout.WARMUP).is_dir():
+                (target.parent / layout.WARMUP).mkdir(exist_ok=True)
                 for file in warmup.iterdir():
-                    made.append(target.parent / WARMUP / file.name)
+                    made.append(target.parent / layout.WARMUP / file.name)
                     file.replace(made[-1])
             (staging / model / str(version)).rename(target)
             made.append(target)
@@ -270,3 +247,36 @@ def _move_in(staging: Path, repository: Path, name: str, version: int) -> None:
             else:
                 path.unlink(missing_ok=True)
         raise
+
+
+def may_be_chosen(backend: str, precision: str, verdict: str) -> bool:
+    """Whether a file may be recommended: it passed `validate`, or it is float32 in onnxruntime,
+    which the others are compared with, and did not fail."""
+    reference = (backend, precision) == ("onnxruntime", "fp32")
+    return verdict == "passed" or (reference and verdict != "failed")
+
+
+def _with_tuned(directory: Path, options: PopulateOptions) -> PopulateOptions:
+    """The options with the settings that `tune` chose, where none is given and they hold here and
+    now; says which, or why not. Raises ArtifactError as `read_manifest` does."""
+    if any(getattr(options, name) is not None for name in (*get_args(Setting), "device")):
+        return options
+    artifact = Artifact(directory, read_manifest(directory / MANIFEST))
+    name, tuning = artifact.manifest.name, artifact.manifest.tuned
+    if tuning is None or tuning.chosen is None:
+        return options
+    file, fields = tuning.chosen.file, tuning.chosen.model_dump()["settings"]
+    tuned = replace(options, **fields)
+    judged = artifact.verdict(file, tuned.precision)
+    verdict = judged.verdict if judged else "unvalidated"
+    here, there = (usable_cores(), processor()), (tuning.cores, tuning.machine)
+    if here != there:
+        reason = "are for {} cores of {}, and here are {} of {}".format(*there, *here)
+    elif not may_be_chosen(tuned.chosen_backend, tuned.chosen_precision, verdict):
+        reason = f"are for {file}, which is {verdict} now"
+    else:
+        words = ", ".join(f"{key} {value}" for key, value in fields.items())
+        note(f"{name} gets the settings that `tune` found for {tuning.goal}: {words}")
+        return tuned
+    warn(f"{name} gets the defaults, as tuned settings {reason}; tune again: {tuning.command}")
+    return options

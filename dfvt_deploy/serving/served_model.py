@@ -1,7 +1,7 @@
 """One version of a model as it is served: its files and settings, which its configs describe."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ class NetworkFiles:
     copied: Mapping[str, Path]
     default: str
     by_capability: Mapping[str, str] = field(default_factory=dict)
-    warmup_size: tuple[int, int] = WARMUP_SIZE
+    warmup_size: tuple[int, ...] = WARMUP_SIZE
 
     @property
     def sources(self) -> list[str]:
@@ -70,4 +70,8 @@ class ServedModel:
     @property
     def answers(self) -> tuple[Answer, ...]:
         """Outputs of the ensemble and of the postprocess step."""
-        return self.task.sized_answers(self.manifest, self.answer_options)
+        sizes: dict[Any, Any] = {"classes": self.manifest.num_classes, **self.answer_options}
+        return tuple(
+            replace(answer, shape=tuple(sizes.get(dim, dim) for dim in answer.shape))
+            for answer in self.task.answers
+        )

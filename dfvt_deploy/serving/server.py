@@ -11,24 +11,12 @@ from typing import Any
 from ..errors import BadInput, DfvtError, ServerFailed
 from ..files import locked
 from ..progress import note, spinner, warn
-from . import http_api
-from .admin_key import HEADER, placeholder, read_key, replace_in_memory, restrictions
+from . import http_api, process, server_arguments
 from .follow import Change, HalfChanged, link_model
-from .http_api import steer
-from .installation import EMBEDDED_VERSION, Installation, find_tritonserver
-from .layout import ensembles, live_version, models_of
+from .installation import EMBEDDED_VERSION, find_tritonserver
+from .layout import ensembles, live_version, models_of, rtx_plans, verify_repository
 from .options import ServeOptions
-from .ports import LOOPBACK, free_ports
-from .process import (
-    DRAIN_S,
-    ServerProcess,
-    adopting_orphans,
-    new_name,
-    remove_abandoned,
-    runtime_parent,
-)
-from .records import rtx_plans, verify_repository
-from .restarts import Restarts
+from .server_arguments import LOOPBACK
 from .server_log import ServerLog
 
 #: Bytes that the embedded server may take for requests.
@@ -70,7 +58,7 @@ class TritonServer:
         self._log_directory = log_directory
         self._show_log = show_log
         self.models: list[str] = []
-        self._process: ServerProcess | None = None
+        self._process: process.ServerProcess | None = None
         self._served: dict[str, int] = {}
         self._refused: dict[str, int] = {}
         self._cleanup = contextlib.ExitStack()
@@ -106,7 +94,7 @@ class TritonServer:
         return self._running.pid
 
     @property
-    def _running(self) -> ServerProcess:
+    def _running(self) -> process.ServerProcess:
         assert self._process is not None, "the server is not running"
         return self._process
 
@@ -115,7 +103,7 @@ class TritonServer:
         return LOOPBACK if self.host == "0.0.0.0" else self.host
 
     def __enter__(self) -> "TritonServer":
-        remove_abandoned()
+        process.remove_abandoned()
         try:
             self._prepare()
             self._start()
@@ -130,7 +118,7 @@ class TritonServer:
     def wait(self) -> None:
         """Block, follow promotions, and start Triton again when it or one of its Python processes
         has ended. Raises ServerFailed where it ended too often, or does not start again."""
-        restarts = Restarts()
+        restarts = process.Restarts()
         while True:
             death = None
             while death is None:
@@ -140,7 +128,7 @@ class TritonServer:
             # Killed at once, so that it does not say that it is ready.
             self._running.stop(drain=False)
             for starts_left in reversed(range(_MOST_FAILED_STARTS)):
-                restarts.pause(death, self._log)
+                restarts.pause(death, self._log.last_line())
                 try:
                     self._start()
                     break
@@ -160,14 +148,13 @@ class TritonServer:
             if not self._key or version in (0, served, self._refused.get(name)):
                 continue  # 0: the repository is not there at the moment
             try:
-                with locked(
-                    self.repository, shared=True
-                ):  # no other version becomes live meanwhile
+                # Under the lock no other version becomes live meanwhile.
+                with locked(self.repository, shared=True):
                     version = live_version(self.repository, name)
                     if version in (0, served):
                         continue
                     self._refused[name] = version
-                    self._running.lift_memory_limit()
+                    self._running.limit_memory(None)
                     verify_repository(self.repository)
                     change = Change(self.repository, self._view, name, served, version, self._steer)
                     change.carry_out(self._running)
@@ -190,37 +177,40 @@ class TritonServer:
             self._running.limit_memory(_REQUEST_MEMORY)
 
     def _steer(self, model: str, action: str) -> None:
-        key = {HEADER: self._key}
-        steer(self.http_url, f"models/{model}/{action}", key, self._options.timeout)
+        key = {server_arguments.HEADER: self._key}
+        http_api.steer(self.http_url, f"models/{model}/{action}", key, self._options.timeout)
 
     def _prepare(self) -> None:
         """Check the repository and lay out what stays the same for every start."""
         self.models = models_of(self.repository)
-        self._runtime = Path(tempfile.mkdtemp(dir=runtime_parent(), prefix=new_name()))
+        self._runtime = Path(
+            tempfile.mkdtemp(dir=process.runtime_parent(), prefix=process.new_name())
+        )
         self._cleanup.callback(shutil.rmtree, self._runtime, ignore_errors=True)
         self._installation = find_tritonserver(self._runtime)
-        self._check_installation(self._installation)
+        self._check_installation()
         key_file = self._options.admin_key_file
-        self._key = read_key(key_file) if key_file else secrets.token_urlsafe(32)
-        self.ports = free_ports(self.host, self.ports)
+        self._key = server_arguments.read_key(key_file) if key_file else secrets.token_urlsafe(32)
+        self.ports = server_arguments.free_ports(self.host, self.ports)
         if self.log_file is None:
             folder = (self._log_directory or self._runtime).resolve()
             self.log_file = folder / f"tritonserver-{self.ports.http}.log"
         self._log = ServerLog(self.log_file, show=self._show_log)
-        self._cleanup.enter_context(adopting_orphans())
+        self._cleanup.enter_context(process.adopting_orphans())
 
-    def _check_installation(self, installation: Installation) -> None:
-        if installation.embedded and self.host != LOOPBACK and not self._options.expose_embedded:
+    def _check_installation(self) -> None:
+        found = self._installation
+        if found.embedded and self.host != LOOPBACK and not self._options.expose_embedded:
             raise BadInput(
                 f"the embedded Triton {EMBEDDED_VERSION} lacks security fixes, so it listens on "
                 f"127.0.0.1 only, not on {self.host}; use NVIDIA's container (serve --docker), or "
                 "--expose-embedded if the network is trusted"
             )
-        if not installation.embedded and (plans := rtx_plans(self.repository)):
+        if not found.embedded and (plans := rtx_plans(self.repository)):
             raise BadInput(
-                f"{plans[0]} is a TensorRT-RTX plan, which the tensorrt backend of "
-                f"{installation.binary} does not load; populate with the plans of TensorRT, or "
-                "serve it with the embedded server"
+                f"{plans[0]} is a TensorRT-RTX plan, which the tensorrt backend of {found.binary} "
+                "does not load; populate with the plans of TensorRT, or serve it with the embedded "
+                "server"
             )
 
     def _start(self) -> None:
@@ -243,10 +233,10 @@ class TritonServer:
         }
 
     def _launch(self) -> None:
-        shm_prefix = f"{new_name()}{secrets.token_hex(4)}_"
-        value = placeholder(len(self._key))
+        shm_prefix = f"{process.new_name()}{secrets.token_hex(4)}_"
+        value = server_arguments.placeholder(len(self._key))
         try:
-            self._process = ServerProcess(
+            self._process = process.ServerProcess(
                 self._command(shm_prefix, value),
                 self._installation.environment,
                 self._log.open(),
@@ -275,8 +265,8 @@ class TritonServer:
             "--strict-readiness=false",
             # Not on error: the health endpoint then tells which models failed.
             "--exit-on-error=false",
-            f"--exit-timeout-secs={DRAIN_S}",
-            *restrictions(self.host, key),
+            f"--exit-timeout-secs={process.DRAIN_S}",
+            *server_arguments.restrictions(self.host, key),
             *self._options.monitoring,
             f"--backend-config=python,shm-region-prefix-name={shm_prefix}",
         ]
@@ -305,7 +295,7 @@ class TritonServer:
 
     def _plant_key(self) -> None:
         try:
-            replace_in_memory(self.pid, self._placeholder, self._key)
+            server_arguments.replace_in_memory(self.pid, self._placeholder, self._key)
         except ServerFailed as error:
             if self._options.admin_key_file:
                 raise

@@ -33,32 +33,23 @@ class Finding:
     optional: bool = False
 
 
-@dataclass(frozen=True)
-class PackageRequirement:
-    """A Python distribution, the extra of dfvt-deploy that installs it, and its commands."""
-
-    distribution: str
-    extra: str
-    commands: str
-    optional: bool = False
-
-
-PACKAGES = (
-    PackageRequirement("torch", "export", "export, models, explain, quickstart"),
-    PackageRequirement("onnx", "export", "export, quickstart"),
-    PackageRequirement("onnxscript", "export", "export, quickstart"),
-    PackageRequirement("onnxsim", "export", "export, quickstart"),
-    PackageRequirement("safetensors", "export", "export of safetensors checkpoints"),
-    PackageRequirement("tritonclient", "client", "populate, predict, lint, bench, demo"),
-    PackageRequirement("nvidia-modelopt", "convert", "convert --precision fp16", optional=True),
-    PackageRequirement("jinja2", "validate", "validate, bench --html", optional=True),
-    PackageRequirement("pycocotools", "validate", "validate --dataset coco", optional=True),
-    PackageRequirement("openvino", "openvino", "export checked in OpenVINO", optional=True),
-    PackageRequirement("nncf", "openvino", "convert --target openvino", optional=True),
-    PackageRequirement("scikit-learn", "examples", "quickstart --example", optional=True),
-    PackageRequirement("pyarrow", "batch", "batch", optional=True),
-    PackageRequirement("ray", "ray", "batch --engine ray", optional=True),
-    PackageRequirement("cuda-bindings", "tensorrt", "validate, serve of engines", optional=True),
+#: Python distributions, the extra of dfvt-deploy that installs each, its commands, and whether
+#: these also work without it.
+_PACKAGES = (
+    ("torch", "export", "export, models, explain, quickstart", False),
+    ("onnx", "export", "export, quickstart", False),
+    ("onnxscript", "export", "export, quickstart", False),
+    ("onnxsim", "export", "export, quickstart", False),
+    ("safetensors", "export", "export of safetensors checkpoints", False),
+    ("tritonclient", "client", "populate, predict, lint, bench, demo", False),
+    ("nvidia-modelopt", "convert", "convert --precision fp16", True),
+    ("jinja2", "validate", "validate, bench --html", True),
+    ("pycocotools", "validate", "validate --dataset coco", True),
+    ("openvino", "openvino", "export checked in OpenVINO", True),
+    ("scikit-learn", "examples", "quickstart --example", True),
+    ("pyarrow", "batch", "batch", True),
+    ("ray", "ray", "batch --engine ray", True),
+    ("cuda-bindings", "tensorrt", "validate, serve of engines", True),
 )
 
 #: Least compute capability that TensorRT 10.12 to 11 and TensorRT-RTX build for.
@@ -69,7 +60,7 @@ def doctor() -> list[Finding]:
     """Look for what the commands need on this machine, without changing or starting anything."""
     return [
         Finding("Python", sys.version.split()[0], "all", ""),
-        *map(_package, PACKAGES),
+        *(_package(*package) for package in _PACKAGES),
         _onnxruntime(),
         *map(_tensorrt, Flavor),
         _tritonserver(),
@@ -80,12 +71,17 @@ def doctor() -> list[Finding]:
     ]
 
 
-def _package(package: PackageRequirement) -> Finding:
+def _version(distribution: str) -> str:
     try:
-        found, fix = metadata.version(package.distribution), ""
+        return metadata.version(distribution)
     except metadata.PackageNotFoundError:
-        found, fix = "", f"pip install 'dfvt-deploy[{package.extra}]'"
-    return Finding(package.distribution, found, package.commands, fix, package.optional)
+        return ""
+
+
+def _package(name: str, extra: str, commands: str, optional: bool) -> Finding:
+    found = _version(name)
+    fix = "" if found else f"pip install 'dfvt-deploy[{extra}]'"
+    return Finding(name, found, commands, fix, optional)
 
 
 def _tensorrt(flavor: Flavor) -> Finding:
@@ -102,32 +98,18 @@ def _tensorrt(flavor: Flavor) -> Finding:
 
 
 def _onnxruntime() -> Finding:
-    found = []
-    for name in ("onnxruntime", "onnxruntime-gpu"):
-        try:
-            found.append(f"{name} {metadata.version(name)}")
-        except metadata.PackageNotFoundError:
-            continue
-    fix = "pip install 'dfvt-deploy[cpu]', or [gpu] on a machine with an NVIDIA GPU"
-    if len(found) > 1:
-        fix = (
-            "both have the same module: pip uninstall onnxruntime onnxruntime-gpu, then install one"
-        )
-    return Finding(
-        "onnxruntime",
-        " and ".join(found),
-        "export, serve (embedded), quickstart",
-        fix if len(found) != 1 else "",
-    )
+    found = [f"{n} {v}" for n in ("onnxruntime", "onnxruntime-gpu") if (v := _version(n))]
+    both = "both have the same module: pip uninstall onnxruntime onnxruntime-gpu, then install one"
+    none = "pip install 'dfvt-deploy[cpu]', or [gpu] on a machine with an NVIDIA GPU"
+    fix = (none, "", both)[len(found)]
+    commands = "export, serve (embedded), quickstart"
+    return Finding("onnxruntime", " and ".join(found), commands, fix)
 
 
 def _tritonserver() -> Finding:
-    if binary := shutil.which("tritonserver"):
-        found = binary
-    elif embedded_root() is not None:
+    found = shutil.which("tritonserver") or ""
+    if not found and embedded_root() is not None:
         found = f"embedded {EMBEDDED_VERSION}, loopback only"
-    else:
-        found = ""
     fix = "" if found else "pip install 'dfvt-deploy[server]' (Linux), or use serve --docker"
     return Finding("tritonserver", found, "serve, quickstart", fix)
 
@@ -150,24 +132,22 @@ def _shared_memory() -> Finding:
 
 
 def _gpu() -> Finding:
-    commands = "build-trt --flavor tensorrt, validate of engines, serve on a GPU"
     driver = Path("/proc/driver/nvidia/version")
-    gpu = find_gpu()
-    if gpu is not None:
+    found, fix = "", "no driver (libcuda.so.1); in a container, start it with --gpus=all"
+    if gpu := find_gpu():
         found = f"{gpu.name}, compute capability {gpu.compute_capability}"
         old = Version(gpu.compute_capability) < Version(_LEAST_CAPABILITY)
         fix = f"TensorRT needs compute capability {_LEAST_CAPABILITY} or later" if old else ""
     elif driver.is_file():
-        found = ""
         fix = f"{driver.read_text().splitlines()[0]}: but CUDA finds no GPU; run nvidia-smi"
-    else:
-        found, fix = "", "no driver (libcuda.so.1); in a container, start it with --gpus=all"
+    commands = "build-trt --flavor tensorrt, validate of engines, serve on a GPU"
     return Finding("NVIDIA GPU", found, commands, fix, optional=True)
 
 
 def _docker() -> Finding:
     found = shutil.which("docker") or ""
-    fix = ""
-    if not Path("/var/run/docker.sock").exists() and "DOCKER_HOST" not in os.environ:
-        found, fix = "", "no engine was found; serve --docker then only prints its command"
-    return Finding("docker", found, "serve --docker", fix, optional=True)
+    reachable = Path("/var/run/docker.sock").exists() or "DOCKER_HOST" in os.environ
+    fix = "no engine was found; serve --docker then only prints its command"
+    if reachable:
+        return Finding("docker", found, "serve --docker", "", optional=True)
+    return Finding("docker", "", "serve --docker", fix, optional=True)

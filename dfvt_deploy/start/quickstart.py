@@ -16,11 +16,11 @@ from ..files import cache_directory, staged
 from ..image_files import find_images
 from ..models.published import published_checkpoint
 from ..models.task_model import model_of
-from ..serving.client import Prediction, predict
-from ..serving.pictures import draw_prediction
+from ..options import from_fields
+from ..serving.client import Prediction, draw_prediction, predict
 from ..serving.repository import PopulatedModel, populate
 from ..serving.server import serve
-from ..types import Task, Variant
+from ..types import Variant
 from .digits import digit_files
 from .options import QuickstartOptions
 
@@ -49,22 +49,12 @@ class QuickstartResult:
     right: int = 0
 
 
-def quickstart(
-    variant: Variant | str | None = None, task: Task | str = Task.CLASSIFICATION, **fields: Any
-) -> QuickstartResult:
+@from_fields(QuickstartOptions, "variant", "task")
+def quickstart(options: QuickstartOptions) -> QuickstartResult:
     """Export a model, populate a repository, serve it on free loopback ports, and ask the server
     about one image over HTTP and over gRPC; with `example="digits"` train a model first, and ask
-    about images that it was not trained on. `fields` are the other fields of `QuickstartOptions`.
-
-    Raises DfvtError where a step failed; StageFailed if the two answers for an image differ, or
-    fewer than half of the held-out images are right.
-    """
-    fields |= {"variant": variant, "task": task}
-    return quickstart_with(QuickstartOptions(**fields))
-
-
-def quickstart_with(options: QuickstartOptions) -> QuickstartResult:
-    """`quickstart` with its options as one object."""
+    about images that it was not trained on. Raises DfvtError where a step failed; StageFailed if
+    the two answers for an image differ, or fewer than half of the held-out images are right."""
     options.check_files()
     seconds: dict[str, float] = {}
     start = time.perf_counter()

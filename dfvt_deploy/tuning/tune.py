@@ -3,7 +3,6 @@
 import random
 from dataclasses import replace
 from math import inf
-from pathlib import Path
 from time import monotonic
 from typing import Any
 
@@ -18,11 +17,12 @@ from ..errors import DfvtError, GateFailed
 from ..evaluate.provenance import versions
 from ..evaluate.store import digest_of
 from ..files import cache_directory, write_text
+from ..manifest import TunedRow, Tuning
+from ..options import from_fields
 from ..progress import note, stderr
 from ..provenance import now
+from ..serving.repository import may_be_chosen
 from ..serving.tasks import served_task
-from ..serving.tuned_settings import may_be_chosen
-from ..tuned import TunedRow, Tuning
 from .options import TuneOptions
 from .search import Point, grid_of, search
 
@@ -31,21 +31,14 @@ _SHORT, _LONG, _FINALISTS = 0.5, 2.0, 3
 _TOO_SLOW = 1e9  # the cost of a p99 at its limit
 
 
-def tune(model: str | Path, **fields: Any) -> Tuning:
+@from_fields(TuneOptions, "exports/model")
+def tune(options: TuneOptions) -> Tuning:
     """Find the settings of `populate` that are best here, and write them into the manifest.
 
     What neither passed `validate` nor is float32 in onnxruntime is not measured. Ctrl-C ends the
     run and leaves the manifest as it was; a further run takes the measurements that are there.
-
-    model: folder of the exported model (`exports/<name>`); `fields` are those of `TuneOptions`.
     Raises BadInput for what cannot be used, GateFailed where no file may be served.
     """
-    directory = Path(model)
-    return tune_with(TuneOptions(model=directory.name, exports=directory.parent, **fields))
-
-
-def tune_with(options: TuneOptions) -> Tuning:
-    """`tune` with its options as one object."""
     artifact = open_artifact(options.exports / options.model)
     candidates = files_to_tune(artifact)
     run, interrupted = Measurements(artifact, options), False

@@ -54,27 +54,23 @@ def _check_profile(manifest: Manifest, record: EngineRecord, max_batch_size: int
 
 def _size_bounds(
     manifest: Manifest, records: Sequence[EngineRecord]
-) -> tuple[tuple[int, int], tuple[int, int]] | None:
+) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
     """Least and largest height and width that all plans take; None where the size is fixed."""
     (images,) = (spec for spec in manifest.inputs if spec.name == "images")
     if "height" not in images.shape:
         return None
     axes = [images.shape.index(name) for name in ("height", "width")]
     profiles = [record.profile["images"] for record in records]
-    low, high = (
-        [pick(getattr(profile, bound)[axis] for profile in profiles) for axis in axes]
-        for pick, bound in ((max, "min"), (min, "max"))
-    )
-    return (low[0], low[1]), (high[0], high[1])
+    low = tuple(max(profile.min[axis] for profile in profiles) for axis in axes)
+    high = tuple(min(profile.max[axis] for profile in profiles) for axis in axes)
+    return low, high
 
 
-def _warmup_size(manifest: Manifest, records: Sequence[EngineRecord]) -> tuple[int, int]:
+def _warmup_size(manifest: Manifest, records: Sequence[EngineRecord]) -> tuple[int, ...]:
     if (bounds := _size_bounds(manifest, records)) is None:
         return WARMUP_SIZE
-    height, width = (
-        min(max(side, low), high) for side, low, high in zip(WARMUP_SIZE, *bounds, strict=True)
-    )
-    return height, width
+    sides = zip(WARMUP_SIZE, *bounds, strict=True)
+    return tuple(min(max(side, low), high) for side, low, high in sides)
 
 
 BACKEND = Backend(_files, packages={"dfvt_gpu": "dfvt_deploy.gpu"})

@@ -22,11 +22,7 @@ _MOST_LINES = 10
 
 
 class Telemetry:
-    """The metrics and the log of one process of a step.
-
-    Args:
-        args: what Triton gives to `initialize`.
-    """
+    """The metrics and the log of one process of a step; `args` are what Triton initializes with."""
 
     def __init__(self, args: dict[str, str]) -> None:
         self._labels = {"model": args["model_name"], "version": args["model_version"]}

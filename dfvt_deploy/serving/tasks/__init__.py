@@ -4,7 +4,7 @@ Enter through `served_task(task)`.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from ...manifest import Manifest, TensorSpec
@@ -57,14 +57,6 @@ class ServedTask:
     top_k: bool = False
     arena: bool = True
     instances: int = 1
-
-    def sized_answers(self, manifest: Manifest, options: Mapping[str, Any]) -> tuple[Answer, ...]:
-        """The answers of one model with these answer options; only the batch size stays open."""
-        sizes: dict[Any, Any] = {"classes": manifest.num_classes, **options}
-        return tuple(
-            replace(spec, shape=tuple(sizes.get(dim, dim) for dim in spec.shape))
-            for spec in self.answers
-        )
 
 
 def served_task(task: Task) -> ServedTask:

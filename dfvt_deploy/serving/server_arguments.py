@@ -1,4 +1,5 @@
-"""The key to the part of Triton's API that steers the server.
+"""What Triton is told on its command line: where it listens, the key to the part of its API that
+steers it, and what becomes of its metrics and traces.
 
 Triton takes the key on its command line, which every user of the machine can read. So the command
 line holds a placeholder, with line breaks that no request can send in a header, and the key takes
@@ -6,14 +7,26 @@ its place in the memory of the running process. `serve` makes a key for itself w
 none.
 """
 
+import contextlib
+import ipaddress
 import re
 import secrets
+import socket
 import stat
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import BadInput, ServerFailed
-from .ports import LOOPBACK
+from ..options import Options, option
+
+LOOPBACK = "127.0.0.1"
+
+#: The service that traces name.
+_SERVICE = "dfvt-deploy"
+
+#: Quantiles of the latest minute beside the sums; Triton's default is sums alone.
+SUMMARIES = ("--metrics-config=summary_latencies=true",)
 
 #: The header that carries the key.
 HEADER = "dfvt-admin"
@@ -23,6 +36,44 @@ _STEERING = ("model-repository", "shared-memory", "trace", "logging")
 
 #: Parts that reveal how models are set up and used, which this machine's users may read.
 _REVEALING = ("model-config", "statistics")
+
+
+@dataclass(frozen=True)
+class Ports:
+    """TCP ports; 0 takes a free one."""
+
+    http: int = 8000
+    grpc: int = 8001
+    metrics: int = 8002
+
+
+EPHEMERAL = Ports(0, 0, 0)
+
+
+def free_ports(host: str, ports: Ports) -> Ports:
+    """Replace zeros by free ports and make sure that the others are free. Raises BadInput where the
+    host is not an IPv4 address of this machine, or a port is in use."""
+    try:
+        ipaddress.IPv4Address(host)
+    except ValueError:
+        raise BadInput(f"host {host!r} is not an IPv4 address, as 127.0.0.1") from None
+    chosen: dict[str, int] = {}
+    with contextlib.ExitStack() as held:
+        for name, port in vars(ports).items():
+            if not 0 <= port <= 65_535:
+                raise BadInput(f"{name} port {port} is outside 0..65535")
+            listener = held.enter_context(socket.socket(socket.AF_INET, socket.SOCK_STREAM))
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                listener.bind((host, port))
+                listener.listen(1)
+            except OSError as error:
+                raise BadInput(
+                    f"{name} port {port} on {host} cannot be used ({error.strerror}); choose "
+                    f"another with --{name}-port, or --ephemeral-ports"
+                ) from error
+            chosen[name] = listener.getsockname()[1]
+    return Ports(**chosen)
 
 
 def read_key(path: Path) -> str:
@@ -91,3 +142,43 @@ def _data_areas(maps: list[str]) -> Iterator[tuple[int, int]]:
         if rights.startswith("rw") and inode == "0" and name in ([], ["[heap]"]):
             start, end = addresses.split("-")
             yield int(start, 16), int(end, 16)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MonitoringOptions(Options):
+    """Where the server sends OpenTelemetry traces."""
+
+    trace_url: str | None = option(
+        None,
+        envvar="DFVT_TRACE_URL",
+        help="Send traces to an OpenTelemetry collector, such as http://127.0.0.1:4318/v1/traces.",
+    )
+    trace_every: int = option(
+        100,
+        minimum=1,
+        envvar="DFVT_TRACE_EVERY",
+        help="Trace one request of so many.",
+    )
+
+    def check(self) -> None:
+        if self.trace_url is None:
+            self.refuse("is for --trace-url; give the address of a collector", "trace_every")
+        if self.trace_url is not None and not self.trace_url.startswith(("http://", "https://")):
+            raise BadInput(
+                f"--trace-url {self.trace_url} must begin with http:// or https://; a collector "
+                "takes OTLP over HTTP at port 4318, path /v1/traces"
+            )
+
+    @property
+    def monitoring(self) -> tuple[str, ...]:
+        """Triton's options for metrics and traces."""
+        if self.trace_url is None:
+            return SUMMARIES
+        settings = (
+            "mode=opentelemetry",
+            f"opentelemetry,url={self.trace_url}",
+            f"opentelemetry,resource=service.name={_SERVICE}",
+            "level=TIMESTAMPS",
+            f"rate={self.trace_every}",
+        )
+        return (*SUMMARIES, *(f"--trace-config={setting}" for setting in settings))
