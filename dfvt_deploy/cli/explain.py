@@ -1,7 +1,9 @@
 """`explain`."""
 
+from pathlib import Path
+
 from ..explaining.options import ExplainOptions
-from .output import browser, print_json, print_result, print_table
+from .output import Cell, browser, print_json, print_result, print_table
 from .parameters import add_command
 
 
@@ -16,11 +18,10 @@ def explain(options: ExplainOptions, as_json: bool) -> None:
     found = explain_with(options)
     if as_json:
         return print_json([each.as_json() for each in found])
-    columns = ["image", "target", "map", "deletion", "insertion", "figure", "random weights"]
-    rows = [
+    columns = ["image\ntarget", "map", "deletion", "insertion", "figure", "random weights"]
+    rows: list[list[Cell]] = [
         [
-            each.image,
-            each.target,
+            (Path(each.image).name, each.target),
             each.source,
             *(f"{value:.3f}" for value in each.faithfulness),
             f"{each.sanity:+.3f}",
