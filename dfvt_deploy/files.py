@@ -34,8 +34,7 @@ def sha256_of(path: Path) -> str:
 
 
 def cache_directory() -> Path:
-    """`$DFVT_DEPLOY_CACHE`, else `dfvt-deploy` in the user's cache; BadInput where neither is
-    known."""
+    """`$DFVT_DEPLOY_CACHE`, else `dfvt-deploy` in the user's cache; BadInput without a home."""
     if chosen := os.environ.get("DFVT_DEPLOY_CACHE"):
         return Path(chosen)
     if base := os.environ.get("XDG_CACHE_HOME"):
@@ -108,11 +107,9 @@ def staging_directory(target: Path) -> Iterator[Path]:
 @contextmanager
 def replaced_folder(target: Path) -> Iterator[Path]:
     """A copy of a folder to change; it takes the place of `target` in one step when the block ends
-    without an exception. It is empty where `target` does not exist.
-
-    The files of the copy are hard links to those of `target`: rename new files over them, and write
-    into none. The caller must hold the lock of `target`'s parent.
-    """
+    without an exception. It is empty where `target` does not exist. The files of the copy are hard
+    links to those of `target`: rename new files over them, and write into none. The caller must
+    hold the lock of `target`'s parent."""
     aside = target.with_name(f".{target.name}.old")
     # A process was killed where folders cannot be swapped.
     if aside.exists() and not target.exists():

@@ -23,11 +23,9 @@ def find_images(folder: Path) -> list[Path]:
 
 
 def spread(items: Sequence[T], limit: int | None) -> Sequence[T]:
-    """At most `limit` items at even distances, the first among them; all for None.
-
-    The same sequence and limit give the same items at every call, and twice the limit gives them
-    and as many between, so that results of a smaller run serve a larger one.
-    """
+    """At most `limit` items at even distances, the first among them; all for None. The same
+    sequence and limit give the same items at every call, and twice the limit gives them and as many
+    between, so that results of a smaller run serve a larger one."""
     if limit is None or len(items) <= limit:
         return items
     return [items[i * len(items) // limit] for i in range(limit)]

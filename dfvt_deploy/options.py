@@ -55,8 +55,7 @@ class OptionInfo:
 
 
 def option(default: Any = dataclasses.MISSING, **info: Any) -> Any:
-    """A field given as `--its-name`, or as `flag`; `info` are the fields of `OptionInfo`. It is
-    required without a default."""
+    """A field given as a flag, required without a default; `info` are fields of `OptionInfo`."""
     return dataclasses.field(default=default, metadata={_INFO: OptionInfo(**info)})
 
 
@@ -67,12 +66,9 @@ def argument(default: Any = dataclasses.MISSING, *, help: str) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Base of every command's options.
-
-    Values are converted to their field's type, so that texts such as `"fp16"` or `"512x704"` and
-    lists may be given. Raises BadInput where a value is not of its field's type or is outside its
-    limits, or `check` refuses the combination.
-    """
+    """Base of every command's options. Values are converted to their field's type, so that texts
+    such as `"fp16"` or `"512x704"` and lists may be given. Raises BadInput where a value is not of
+    its field's type or is outside its limits, or `check` refuses the combination."""
 
     command: ClassVar[str]
 

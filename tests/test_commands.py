@@ -45,7 +45,15 @@ COMPANIONS: dict[tuple[str, str], dict[str, object]] = {
     ("versions", "prune_previous"): {"model": "m", "prune": 2},
     **{
         ("bench", name): {"serve": True}
-        for name in ("repository", "protocols", "concurrency", "rate", "window", "slo_ms")
+        for name in (
+            "repository",
+            "protocols",
+            "concurrency",
+            "rate",
+            "window",
+            "slo_ms",
+            "fast_decode",
+        )
     },
     ("bench", "compare"): {"models": ("a", "b")},
     ("bench", "url"): {"models": ("a",)},

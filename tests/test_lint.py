@@ -16,9 +16,8 @@ from typer.testing import CliRunner
 
 from dfvt_deploy.cli import app
 from dfvt_deploy.errors import BadInput
-from dfvt_deploy.linting.formats import report_sarif
 from dfvt_deploy.linting.rules import RULES, Severity
-from dfvt_deploy.linting.run import lint
+from dfvt_deploy.linting.run import lint, report_sarif
 from dfvt_deploy.serving.installation import find_tritonserver
 from dfvt_deploy.serving.server_arguments import EPHEMERAL, free_ports
 

@@ -29,12 +29,10 @@ def arrow() -> Any:
 
 
 def image_names(text: str, column: str | None) -> Iterator[str]:
-    """The names of the images of INPUT, as `Shard` has them, in an order that does not change.
-
-    A folder stands for the images and Parquet files in it and below it; hidden files are left out,
+    """The names of the images of INPUT, as `Shard` has them, in an order that does not change. A
+    folder stands for the images and Parquet files in it and below it; hidden files are left out,
     and links to folders are not followed. A list that names a file twice gives it once. Raises
-    BadInput where INPUT names nothing that can be read, or a name is not UTF-8.
-    """
+    BadInput where INPUT names nothing that can be read, or a name is not UTF-8."""
     for name in _files(text):
         try:
             name.encode()

@@ -40,13 +40,11 @@ class BatchRun:
 
 @from_fields(BatchOptions, "input", "model", "output")
 def batch(options: BatchOptions) -> BatchRun:
-    """Answer many images and write Parquet: `results/`, `failures/`, and the record `batch.json`.
-
-    A run that was stopped or killed goes on where it was when it is called again. Raises BadInput
+    """Answer many images and write Parquet: `results/`, `failures/`, and the record `batch.json`. A
+    run that was stopped or killed goes on where it was when it is called again. Raises BadInput
     where the options, the input or the model cannot be used, or the output is of another run;
     StageFailed where a worker, an object store or Ray failed, or no image has an answer;
-    ServerFailed where no server answers.
-    """
+    ServerFailed where no server answers."""
     arrow()
     wanted = _record(options)
     for kind in options.export:

@@ -1,5 +1,4 @@
-"""`bench`: one run over models, one result, what it comes to in a line, and its HTML page, which
-loads nothing from elsewhere."""
+"""`bench`: one run over models, its result in a line, and as an HTML page of its own."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -29,11 +28,9 @@ from .results import Bench, Found, Row, ServedRow
 @from_fields(BenchOptions, "exports/models")
 def bench(options: BenchOptions) -> Bench:
     """Measure all forms of exported models, or of one, a folder `exports/<name>`. After Ctrl-C the
-    result is what was measured until then.
-
-    Raises BadInput for options, files or images that cannot be used, StageFailed where the baseline
-    cannot run, and ServerFailed where the server does not start or answer.
-    """
+    result is what was measured until then. Raises BadInput for options, files or images that cannot
+    be used, StageFailed where the baseline cannot run, and ServerFailed where the server does not
+    start or answer."""
     if options.compare and all(name.endswith(".json") for name in options.models):
         return compare_results(*map(Path, options.models))
     found, images, interrupted = Found(), read_images(options), False

@@ -76,8 +76,7 @@ class Candidate:
 def candidates_of(
     artifact: Artifact, runtimes: Sequence[Runtime] = (), precisions: Sequence[Precision] = ()
 ) -> list[Candidate]:
-    """All that the folder's files and the installed runtimes allow. Raises BadInput where nothing
-    is there of what is asked for."""
+    """All that the folder and the installed runtimes allow; BadInput where that is nothing."""
     found = []
     for runtime, (package, possible) in _RUNTIMES.items():
         if (runtimes and runtime not in runtimes) or not find_spec(package):

@@ -103,8 +103,7 @@ def time_candidates(
 def run_network(
     connection: Connection, candidate: Candidate, feeds: Sequence[Tensors], setting: Setting
 ) -> None:
-    """What a candidate's process does: load, answer every image once, then take a turn with each
-    image whose number comes."""
+    """A candidate's process: answer every image once, then time each image whose number comes."""
     with ExitStack() as stack:
         start = time.perf_counter()
         runners = candidate.open(setting.threads, setting.streams, stack)

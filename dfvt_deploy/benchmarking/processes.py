@@ -17,12 +17,10 @@ _END_S = 20
 
 
 class Worker:
-    """A process that runs a function with a connection to this one, ended with the block.
-
-    It does not see Ctrl-C, which this process answers, and ends when this process does. `run` is a
-    function of a module, called with the connection and `arguments`; it ends when the connection is
-    closed.
-    """
+    """A process that runs a function with a connection to this one, ended with the block. It does
+    not see Ctrl-C, which this process answers, and ends when this process does. `run` is a function
+    of a module, called with the connection and `arguments`; it ends when the connection is
+    closed."""
 
     def __init__(self, run: Callable[..., None], *arguments: Any) -> None:
         context = multiprocessing.get_context("spawn")

@@ -171,8 +171,7 @@ class Bench(Record):
         return (*self.offline, *self.served)
 
     def best(self) -> tuple[Row, Row] | None:
-        """The ranked rows of the least latency and of the most images a second; None where
-        nothing is ranked but the reference."""
+        """The ranked rows, but the reference, of least latency and most images a second, if any."""
         rows = [row for row in self.rows if row.ranked and row.verdict != "reference"]
         if not rows:
             return None

@@ -45,8 +45,7 @@ _MOST_WAITING = 64
 
 
 class Target(NamedTuple):
-    """A running server: what computes its network, `host:port` by protocol, and the process id
-    where it was started here."""
+    """A running server: its network, `host:port` by protocol, and the id of a process of ours."""
 
     candidate: Candidate
     urls: Mapping[TritonProtocol, str]
@@ -116,8 +115,7 @@ def _asked(artifact: Artifact, **fields: Any) -> ValidateOptions:
 
 @contextmanager
 def populated(artifact: Artifact, candidate: Candidate, **settings: Any) -> Iterator[Target]:
-    """A server of the candidate alone, with further fields of `PopulateOptions`. Raises a DfvtError
-    where it does not start."""
+    """A server of the candidate alone, with more settings of `populate`; DfvtError for no start."""
     with tempfile.TemporaryDirectory(prefix="dfvt_bench_") as folder:
         repository = Path(folder) / "model_repository"
         settings |= {"backend": candidate.runtime, "precision": candidate.precision}

@@ -76,11 +76,9 @@ def read_figures(path: Path) -> Figures:
 
 
 def _of_bench(found: Bench, path: Path) -> Figures:
-    """The figures of the fastest way to serve that passed its gate.
-
-    A step's time is Triton's own of one request at a time, what is left of the latency is the
-    step `request`, and `together` comes from the load of most requests at a time.
-    """
+    """The figures of the fastest way to serve that passed its gate. A step's time is Triton's own
+    of one request at a time, what is left of the latency is the step `request`, and `together`
+    comes from the load of most requests at a time."""
     rows = [row for row in found.served if row.ranked and row.concurrency and _complete(row)]
     if len(models := sorted({row.model for row in rows})) > 1:
         raise BadInput(f"{path} has figures of {', '.join(models)}; measure one model at a time")

@@ -18,9 +18,9 @@ def lint(options: LintOptions, as_json: bool) -> None:
     Example: `dfvt-deploy lint model_repository --target tritonserver:26.07`
     """
     from ..errors import BadInput
-    from ..linting.formats import counts, finding_lines, report_json, report_sarif
     from ..linting.reading import is_model_folder
     from ..linting.rules import RULES, Severity
+    from ..linting.run import counts, finding_lines, report_json, report_sarif
     from ..linting.run import lint as check
 
     report = check(options)

@@ -38,8 +38,7 @@ def print_json(document: Any) -> None:
 
 
 def print_line(text: str) -> None:
-    """Print one line on stdout, but not with `--quiet`; control characters in it are shown as
-    backslash escapes."""
+    """Print one line on stdout, with control characters escaped, but not with `--quiet`."""
     if not quiet.wanted:
         print(printable(text))
 

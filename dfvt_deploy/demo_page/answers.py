@@ -75,8 +75,7 @@ def answer(url: str, sides: Sequence[str], data: bytes, timeout: float) -> list[
 
 
 def heat_map(url: str, side: str, data: bytes, timeout: float) -> dict[str, str]:
-    """The occlusion map of the best answer: its name, and a picture whose cold parts are clear.
-    Raises as `answer`."""
+    """The best answer and its occlusion map, whose cold parts are clear. Raises as `answer`."""
     name, _, version = side.rpartition(":")
     image = _decoded(data)
     image.thumbnail((_SIDE, _SIDE))

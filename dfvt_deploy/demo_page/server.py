@@ -40,8 +40,7 @@ _AT_ONCE = 4
 @from_fields(DemoOptions)
 @contextmanager
 def demo(options: DemoOptions) -> Iterator[str]:
-    """Serve the page while the block runs, and give its address. Raises StageFailed where the
-    address cannot be listened on."""
+    """Serve the page while the block runs, and give its address; StageFailed where it is taken."""
     try:
         server = _Server(options)
     except OSError as error:

@@ -1,5 +1,4 @@
-"""`versions`, `promote` and `rollback`: which version of a model is live, and another that becomes
-live with all its steps at once."""
+"""`versions`, `promote` and `rollback`: which version of a model is live, and another made live."""
 
 import shutil
 from dataclasses import dataclass
@@ -138,11 +137,9 @@ def promote(options: PromoteOptions) -> history.Change:
 @from_fields(RollbackOptions, "model")
 def rollback(options: RollbackOptions) -> history.Change:
     """Make the version live again that was live before; each call goes one version further back.
-
     Neither verdict nor `lint` is asked, but the files must be those that were live. Raises BadInput
     where there is no such model, or no earlier version of it was live, ArtifactError where that was
-    changed since, StageFailed where the repository cannot be written.
-    """
+    changed since, StageFailed where the repository cannot be written."""
     repository, name, reason = options.repository, options.model, options.reason
     layout.require_models(repository, name)
     try:

@@ -55,13 +55,10 @@ def served_repository(options: ContainerOptions) -> Path:
 
 def prepare(options: PrepareOptions, repository: Path) -> list[PopulatedModel]:
     """Add the exported models to a repository; for TensorRT, with an engine for the GPU found here:
-    the one in `exports` where it fits, else a new one.
-
-    There is no falling back from one backend to the other: a server that is 50 times slower than it
-    should be is worse than one that says why it does not start. Raises StageFailed where there is
-    no GPU or no TensorRT, or an engine could not be built, and BadInput where there is no model, or
-    one without a file of the precision.
-    """
+    the one in `exports` where it fits, else a new one. There is no falling back from one backend to
+    the other: a server that is 50 times slower than it should be is worse than one that says why it
+    does not start. Raises StageFailed where there is no GPU or no TensorRT, or an engine could not
+    be built, and BadInput where there is no model, or one without a file of the precision."""
     machine = _tensorrt_here() if options.backend.facts.engines else None
     done = []
     for folder in options.folders:

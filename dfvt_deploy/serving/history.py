@@ -93,11 +93,9 @@ def version_hash(repository: Path, name: str, version: int) -> str:
 def verdicts_on(
     repository: Path, name: str, version: int, exports: Path | None = None
 ) -> dict[str, Verdict | None]:
-    """The latest verdict on each file of a version's network, by its `judged_form`.
-
-    Verdicts are found by the file's hash, in the manifest that was copied into the version and in
-    that of `exports/<name>`, so that a version can be validated after it was populated.
-    """
+    """The latest verdict on each file of a version's network, by its `judged_form`. Verdicts are
+    found by the file's hash, in the manifest that was copied into the version and in that of
+    `exports/<name>`, so that a version can be validated after it was populated."""
     network = layout.model_names(name)[1]
     folder = repository / network / str(version)
     manifests = [folder / MANIFEST, *([exports / name / MANIFEST] if exports else [])]

@@ -104,8 +104,7 @@ def ensembles(repository: Path) -> tuple[str, ...]:
 
 
 def models_of(repository: Path) -> list[str]:
-    """Names of the folders that hold a model's config, with a warning of others; BadInput for
-    none."""
+    """Names of the folders with a model's config, with a warning of others; BadInput for none."""
     folders = sorted(p for p in repository.glob("*") if p.is_dir())
     models = [p.name for p in folders if (p / CONFIG).is_file()]
     if not models:

@@ -125,8 +125,7 @@ class ServerProcess:
         self._watched = set(pids)
 
     def wait_for_death(self, seconds: float) -> str | None:
-        """Wait so long until the server or one of its Python processes ends; say which did, and
-        how."""
+        """Wait so long until the server or one of its Python processes ends; say which, and how."""
         self._watched |= set(children_of(self.pid)) - self._unwatched
         with contextlib.ExitStack() as opened:
             poll = select.poll()
@@ -222,9 +221,7 @@ def _script(name: str) -> tuple[str, ...]:
 
 def _ending_with_this_process() -> tuple[str, ...]:
     """In front of a command: the kernel ends it if this process is killed before its guardian runs.
-
-    Only from the main thread: the kernel's signal follows the thread that started the server.
-    """
+    Only from the main thread: the kernel's signal follows the thread that started the server."""
     if threading.current_thread() is not threading.main_thread():
         return ()
     return (*_script("end_with_parent.py"), str(os.getpid()))

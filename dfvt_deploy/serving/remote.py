@@ -50,8 +50,7 @@ class Target:
         return size, digest.hexdigest()
 
     def put(self, source: Path, path: str) -> None:
-        """Write a file whole, unless it is there, and read it back; StageFailed where that is
-        another."""
+        """Write a file whole, unless it is there; StageFailed where another is read back."""
         wanted = source.stat().st_size, sha256_of(source)
         if self.sha256(path) == wanted:
             return

@@ -101,8 +101,7 @@ def placeholder(length: int = 43) -> str:
 
 
 def restrictions(host: str, value: str) -> list[str]:
-    """Triton's options that close the steering part of its API, and elsewhere than on the loopback
-    address the revealing part too."""
+    """Triton's options that close the steering part, beyond loopback the revealing part too."""
     closed = ",".join(_STEERING if host == LOOPBACK else (*_STEERING, *_REVEALING))
     return [
         f"--http-restricted-api={closed}:{HEADER}={value}",

@@ -36,11 +36,9 @@ def search(
     cost: Callable[[Form, Point], float],
     may_go_on: Callable[[int], bool],
 ) -> dict[tuple[Form, Point], float]:
-    """The costs of some forms of a model with some settings, the least or nearly the least too.
-
-    All forms get the first settings. From the best on, one thing is changed at a time, or two where
-    that does not help. `may_go_on` tells whether one more may be measured after so many.
-    """
+    """The costs of some forms of a model with some settings, the least or nearly the least too. All
+    forms get the first settings. From the best on, one thing is changed at a time, or two where
+    that does not help. `may_go_on` tells whether one more may be measured after so many."""
     known = {(form, grid[0]): cost(form, grid[0]) for i, form in enumerate(forms) if may_go_on(i)}
     while True:
         best = min(known, key=known.__getitem__)

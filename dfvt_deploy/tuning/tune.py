@@ -33,12 +33,10 @@ _TOO_SLOW = 1e9  # the cost of a p99 at its limit
 
 @from_fields(TuneOptions, "exports/model")
 def tune(options: TuneOptions) -> Tuning:
-    """Find the settings of `populate` that are best here, and write them into the manifest.
-
-    What neither passed `validate` nor is float32 in onnxruntime is not measured. Ctrl-C ends the
-    run and leaves the manifest as it was; a further run takes the measurements that are there.
-    Raises BadInput for what cannot be used, GateFailed where no file may be served.
-    """
+    """Find the settings of `populate` that are best here, and write them into the manifest. What
+    neither passed `validate` nor is float32 in onnxruntime is not measured. Ctrl-C ends the run and
+    leaves the manifest as it was; a further run takes the measurements that are there. Raises
+    BadInput for what cannot be used, GateFailed where no file may be served."""
     artifact = open_artifact(options.exports / options.model)
     candidates = files_to_tune(artifact)
     run, interrupted = Measurements(artifact, options), False
@@ -63,8 +61,7 @@ def tune(options: TuneOptions) -> Tuning:
 
 
 def files_to_tune(artifact: Artifact) -> list[Candidate]:
-    """The files, each in its runtime, that may be chosen; a note names those that may not. Raises
-    GateFailed where none may."""
+    """The forms that may be chosen, with a note on the others; GateFailed where none may."""
     found = [each for each in candidates_of(artifact) if each.servable]
     candidates = [c for c in found if may_be_chosen(c.runtime, c.precision, c.verdict)]
     judge = artifact.command("validate")

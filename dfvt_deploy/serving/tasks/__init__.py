@@ -66,10 +66,8 @@ def served_task(task: Task) -> ServedTask:
 
 
 def task_of(outputs: Mapping[str, Any]) -> Task | None:
-    """The task whose answers have these names; None where there is none.
-
-    Of two tasks whose answers are all there, the one with more answers is taken.
-    """
+    """The task whose answers have these names; None where there is none. Of two tasks whose answers
+    are all there, the one with more answers is taken."""
     found = {task: {spec.name for spec in served_task(task).answers} for task in Task}
     fitting = [task for task, names in found.items() if names <= outputs.keys()]
     return max(fitting, key=lambda task: len(found[task]), default=None)
