@@ -24,7 +24,7 @@ from dfvt_deploy.compare import comparison_of
 from dfvt_deploy.compare.agreement import total
 from dfvt_deploy.compare.detection import match_detections
 from dfvt_deploy.evaluate.datasets import Sample, open_dataset
-from dfvt_deploy.evaluate.gate import decide
+from dfvt_deploy.evaluate.judge import decide
 from dfvt_deploy.evaluate.metrics import metric_of
 from dfvt_deploy.pipeline import Pipeline
 from dfvt_deploy.precision.calibration import calibration_images

@@ -21,7 +21,7 @@ from dfvt_deploy.cores import usable_cores
 from dfvt_deploy.serving.tasks import served_task
 from dfvt_deploy.tuning.options import TuneOptions
 from dfvt_deploy.tuning.search import grid_of
-from dfvt_deploy.tuning.tune import Measurements, files_to_tune, tune_with
+from dfvt_deploy.tuning.tune import Measurements, files_to_tune, tune
 
 
 def main() -> None:
@@ -40,7 +40,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as cache:  # nothing of an earlier run is taken
         environ["DFVT_DEPLOY_CACHE"] = cache
         start = monotonic()
-        found = tune_with(options)
+        found = tune(options)
         searched = monotonic() - start
         costs: dict = {}
         start = monotonic()

@@ -18,7 +18,12 @@ def usable_cores() -> int:
 
 def processor() -> str:
     """The name of the processor's model, else its architecture."""
+    return processor_field("model name") or platform.machine()
+
+
+def processor_field(name: str) -> str:
+    """What Linux says about the first processor; empty where it says nothing."""
     cpu = Path("/proc/cpuinfo")
     text = cpu.read_text(errors="replace") if cpu.is_file() else ""
-    found = re.search(r"^model name\s*:\s*(.+)", text, re.MULTILINE)
-    return found[1].strip() if found else platform.machine()
+    found = re.search(rf"^{name}\s*:\s*(.+)", text, re.MULTILINE)
+    return found[1].strip() if found else ""

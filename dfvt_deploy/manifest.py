@@ -108,7 +108,7 @@ class Preprocessing(Record):
     normalised_in_graph: bool
 
 
-#: What a limit is for; see `compare.limits.Limit`.
+#: What a limit is for; see `compare.agreement.Limit`.
 CheckKind = Literal["release", "breakage", "sanity"]
 
 

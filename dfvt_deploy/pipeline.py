@@ -43,16 +43,12 @@ class Pipeline:
     def prepare(
         self, image: Image.Image, canvas: tuple[int, int] | None = None
     ) -> dict[str, NDArray[Any]]:
-        """Preprocess an RGB image of any size.
-
-        canvas: height and width that a dense model's image is padded to, multiples of 32. By
-            default the canvas of a static export, else the image's own next multiples.
-
-        Returns the inputs of the exported graph (`images` uint8 NHWC or normalised float32 NCHW, a
-        dense model's `image_sizes`), and what postprocessing needs beside the network's outputs (a
-        dense model's `original_sizes`). Raises tasks.images.ImageError where the image has a size
-        that the model cannot take.
-        """
+        """Preprocess an RGB image of any size to the inputs of the exported graph (`images` uint8
+        NHWC or normalised float32 NCHW, a dense model's `image_sizes`), and what postprocessing
+        needs beside the network's outputs (a dense model's `original_sizes`). `canvas` is the
+        height and width that a dense model's image is padded to, multiples of 32; by default those
+        of a static export, else the image's own next multiples. Raises tasks.images.ImageError
+        where the image has a size that the model cannot take."""
         canvas = canvas or self.manifest.preprocessing.canvas
         options = {"canvas": canvas} if canvas else {}
         preprocess_batch = entry("tasks", self.manifest.task, "preprocess_batch")
@@ -69,10 +65,9 @@ class Pipeline:
         """The answers of the served model, made from the network's outputs for prepared tensors;
         names, shapes and types are those of the Triton ensemble's outputs."""
         sizes = {name: value for name, value in inputs.items() if name != "images"}
-        answers: dict[str, NDArray[Any]] = entry("tasks", self.manifest.task, "postprocess_batch")(
-            {**outputs, **sizes}, self.manifest.labels, **self.answer_options
-        )
-        return answers
+        postprocess_batch = entry("tasks", self.manifest.task, "postprocess_batch")
+        given = {**outputs, **sizes}
+        return postprocess_batch(given, self.manifest.labels, **self.answer_options)
 
     @property
     def has_fixed_size(self) -> bool:

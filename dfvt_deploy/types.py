@@ -22,7 +22,7 @@ class Task(StringEnum):
 
 
 class Variant(StringEnum):
-    """The published model sizes; their figures are `models.variants.VARIANTS`."""
+    """The published model sizes; their figures are `models.backbone.VARIANTS`."""
 
     T = "t"
     S = "s"

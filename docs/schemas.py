@@ -22,11 +22,11 @@ from dfvt_deploy.capacity.planning import Plan
 from dfvt_deploy.engines.record import EngineRecord
 from dfvt_deploy.evaluate.results import Validation
 from dfvt_deploy.explaining.explain import Explanation
-from dfvt_deploy.explaining.faithfulness import Faithfulness
+from dfvt_deploy.explaining.heat_maps import Faithfulness
 from dfvt_deploy.linting.rules import Finding as LintFinding
 from dfvt_deploy.linting.rules import Severity
 from dfvt_deploy.manifest import ConversionRecord, FileRecord, Manifest, Tuning
-from dfvt_deploy.models.table import ModelRow
+from dfvt_deploy.models.build import ModelRow
 from dfvt_deploy.promotion.live_versions import VersionRow
 from dfvt_deploy.serving.client import Prediction
 from dfvt_deploy.serving.history import Change

@@ -12,12 +12,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dfvt_deploy.models import box_ops
-from dfvt_deploy.models.detection import MaskRCNN
-from dfvt_deploy.models.fpn import STRIDES
-from dfvt_deploy.models.nms import greedy_keep
+from dfvt_deploy.models.box_ops import greedy_keep
+from dfvt_deploy.models.detection import BOX_BINS, DELTA_STDS, MASK_BINS, MASK_SIZE, MaskRCNN
 from dfvt_deploy.models.roi_align import pyramid_roi_align, roi_align
-from dfvt_deploy.models.roi_heads import BOX_BINS, DELTA_STDS, MASK_BINS, MASK_SIZE
-from dfvt_deploy.models.rpn import IOU_THRESHOLD, base_anchors
+from dfvt_deploy.models.rpn import IOU_THRESHOLD, STRIDES, base_anchors
 
 from .detection_data import Example
 

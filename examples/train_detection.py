@@ -44,7 +44,7 @@ from dfvt_deploy.models.backbone import Backbone
 from dfvt_deploy.models.build import build_model
 from dfvt_deploy.models.checkpoint import load_checkpoint
 from dfvt_deploy.models.detection import MaskRCNN
-from dfvt_deploy.models.inputs import zero_outside
+from dfvt_deploy.models.task_model import zero_outside
 from dfvt_deploy.start.training import Schedule
 from dfvt_deploy.tasks import detection
 from dfvt_deploy.types import Task

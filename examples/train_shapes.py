@@ -35,7 +35,7 @@ from torch.nn import functional as F
 from dfvt_deploy.files import write_text
 from dfvt_deploy.models.backbone import Backbone
 from dfvt_deploy.models.build import build_model
-from dfvt_deploy.models.inputs import zero_outside
+from dfvt_deploy.models.task_model import zero_outside
 from dfvt_deploy.start.training import Schedule
 from dfvt_deploy.tasks.segmentation import postprocess, preprocess
 

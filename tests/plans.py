@@ -17,7 +17,7 @@ from dfvt_deploy.engines.record import (
     record_path,
 )
 from dfvt_deploy.files import sha256_of
-from dfvt_deploy.gpu.libraries import LIBRARIES
+from dfvt_deploy.gpu.devices import LIBRARIES
 from dfvt_deploy.manifest import FileRecord
 from dfvt_deploy.names import onnx_file
 from dfvt_deploy.provenance import now

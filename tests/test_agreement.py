@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from dfvt_deploy.compare import comparison_of
-from dfvt_deploy.compare.agreement import Agreement, compare_tensors
-from dfvt_deploy.compare.limits import checks, room
+from dfvt_deploy.compare.agreement import Agreement, checks, compare_tensors, room
 from dfvt_deploy.tasks import classification, detection, segmentation
 from dfvt_deploy.types import Precision, Task
 

@@ -9,11 +9,11 @@ import safetensors.torch
 import torch
 
 from dfvt_deploy.errors import BadInput, CheckpointError
+from dfvt_deploy.exporters.export import model_with_weights
 from dfvt_deploy.exporters.options import ExportOptions
-from dfvt_deploy.exporters.weights import model_with_weights
 from dfvt_deploy.models import build_model, inspect_checkpoint, load_checkpoint
 from dfvt_deploy.models.build import model_from_manifest
-from dfvt_deploy.models.state_dict import read_state_dict
+from dfvt_deploy.models.checkpoint import read_state_dict
 from dfvt_deploy.types import Task, Variant, Weights
 
 from .fixtures import fixture_state_dict, save_published

@@ -20,7 +20,7 @@ import torch
 
 from dfvt_deploy.errors import CheckpointError
 from dfvt_deploy.models import inspect_checkpoint
-from dfvt_deploy.models.state_dict import read_state_dict
+from dfvt_deploy.models.checkpoint import read_state_dict
 from dfvt_deploy.types import Weights
 
 from .checkpoint_files import (

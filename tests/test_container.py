@@ -17,11 +17,11 @@ import pytest
 import yaml
 
 from dfvt_deploy.artifact import open_artifact
+from dfvt_deploy.engines.build import profile_of
 from dfvt_deploy.engines.engine import open_engine
+from dfvt_deploy.engines.machine import DEFAULT_RELEASE, triton_releases
 from dfvt_deploy.engines.options import BuildOptions
-from dfvt_deploy.engines.profiles import profile_of
 from dfvt_deploy.engines.record import read_record
-from dfvt_deploy.engines.releases import DEFAULT_RELEASE, triton_releases
 from dfvt_deploy.errors import ArtifactError, ServerFailed, StageFailed
 from dfvt_deploy.gpu.devices import Gpu
 from dfvt_deploy.serving import container, http_api
@@ -59,9 +59,9 @@ def gpu(monkeypatch):
     """A machine with a GPU and TensorRT that builds stand-in plans; gives the list of builds."""
     builds = []
 
-    def build(folder, precision, max_batch, timing_cache_folder):
-        builds.append((folder, max_batch))
-        return open_engine(_plan(folder.parent, max_batch, precision=precision))
+    def build(folder, precision, options):
+        builds.append((folder, options.max_batch))
+        return open_engine(_plan(folder.parent, options.max_batch, precision=precision))
 
     monkeypatch.setattr(container, "find_gpu", lambda: HOPPER)
     installed = SimpleNamespace(__version__=RUNTIME)

@@ -13,18 +13,15 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 from dfvt_deploy.artifact import file_record, open_artifact, update_manifest
-from dfvt_deploy.compare import comparison_of
-from dfvt_deploy.compare.limits import checks
-from dfvt_deploy.compare.task_comparison import Comparison
+from dfvt_deploy.compare import Comparison, comparison_of
+from dfvt_deploy.compare.agreement import checks
 from dfvt_deploy.errors import ArtifactError, BadInput, MissingDependency, StageFailed
 from dfvt_deploy.precision.calibration import calibration_images, value_ranges
 from dfvt_deploy.precision.conversions import Fp16Conversion
 from dfvt_deploy.precision.convert import convert
-from dfvt_deploy.precision.fp16_emulation import emulate_fp16
-from dfvt_deploy.precision.fp16_nodes import kept_by_fp16
+from dfvt_deploy.precision.fp16 import cut_loops, emulate_fp16, join_loops
 from dfvt_deploy.precision.graph_tensors import graph_tensors
-from dfvt_deploy.precision.kept_nodes import converted_nodes
-from dfvt_deploy.precision.loops import cut_loops, join_loops
+from dfvt_deploy.precision.kept_nodes import converted_nodes, kept_by_fp16
 from dfvt_deploy.runners.onnx_runtime import OnnxRuntimeRunner
 from dfvt_deploy.types import Precision, Task
 

@@ -15,7 +15,7 @@ from dfvt_deploy.data import class_names
 from dfvt_deploy.errors import BadInput
 from dfvt_deploy.evaluate.datasets import open_dataset
 from dfvt_deploy.evaluate.datasets.ade20k import read_class_map
-from dfvt_deploy.evaluate.datasets.class_folders import class_id_by_wnid
+from dfvt_deploy.evaluate.datasets.imagenet import class_id_by_wnid
 from dfvt_deploy.types import Task
 
 from .fixtures import encoded, photograph

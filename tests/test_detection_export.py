@@ -7,24 +7,21 @@ import onnx
 import pytest
 import torch
 
-from dfvt_deploy.compare import comparison_of
+from dfvt_deploy.compare import Comparison, comparison_of
+from dfvt_deploy.compare.agreement import checks
 from dfvt_deploy.compare.detection import match_detections
-from dfvt_deploy.compare.limits import checks
-from dfvt_deploy.compare.task_comparison import Comparison
 from dfvt_deploy.errors import BadInput, CheckpointError
 from dfvt_deploy.exporters import detection as recipe
 from dfvt_deploy.exporters.export import export
 from dfvt_deploy.exporters.options import ExportOptions
-from dfvt_deploy.exporters.recipe import random_images
-from dfvt_deploy.exporters.to_onnx import onnx_from_graph, simplify
+from dfvt_deploy.exporters.recipe import onnx_from_graph, random_images, simplify
 from dfvt_deploy.models import build_model, inspect_checkpoint, load_checkpoint
+from dfvt_deploy.models.backbone import BackboneConfig
 from dfvt_deploy.models.build import fill_untrained
 from dfvt_deploy.models.checkpoint import load_backbone_checkpoint
-from dfvt_deploy.models.detection import Detections, MaskRCNN
-from dfvt_deploy.models.fpn import STRIDES
+from dfvt_deploy.models.detection import BOX_BINS, Detections, MaskRCNN, PaddedDetections
 from dfvt_deploy.models.roi_align import pyramid_roi_align
-from dfvt_deploy.models.roi_heads import BOX_BINS, PaddedDetections
-from dfvt_deploy.models.variants import BackboneConfig
+from dfvt_deploy.models.rpn import STRIDES
 from dfvt_deploy.onnx_model import tensor_specs
 from dfvt_deploy.runners.onnx_runtime import OnnxRuntimeRunner
 from dfvt_deploy.runners.pytorch import PytorchRunner

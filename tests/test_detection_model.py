@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from dfvt_deploy.compare.detection import match_detections
-from dfvt_deploy.models import build_model, nms
+from dfvt_deploy.models import box_ops, build_model
 from dfvt_deploy.models.box_ops import iou
 from dfvt_deploy.models.detection import DetectionGraph, Detections
-from dfvt_deploy.models.fpn import STRIDES
 from dfvt_deploy.models.roi_align import pyramid_roi_align, roi_align
+from dfvt_deploy.models.rpn import STRIDES
 from dfvt_deploy.tasks.images import normalise
 from dfvt_deploy.types import InputKind, Nms, Variant
 
@@ -215,7 +215,7 @@ def test_greedy_nms_equals_the_plain_loop():
     boxes = torch.from_numpy(np.stack(groups).reshape(2, 2, 60, 4))
     real = torch.ones(2, 2, 60, dtype=torch.bool)
     real[1, 1, 40:] = False
-    keep = nms.greedy_keep(boxes, real, 0.5).reshape(4, 60)
+    keep = box_ops.greedy_keep(boxes, real, 0.5).reshape(4, 60)
     for i, group in enumerate(groups):
         count = 40 if i == 3 else 60
         assert keep[i].nonzero().flatten().tolist() == published_nms(group[:count], 0.5)
@@ -236,7 +236,7 @@ def test_selecting_the_best_equals_complete_nms_per_class(kind):
     expected.sort(key=lambda entry: -entry[2])
     boxes = torch.from_numpy(np.stack([b for b, _ in classes]))[None]
     scores = torch.from_numpy(np.stack([s for _, s in classes]))[None]
-    found = nms.select_best(boxes, scores, kind, 0.5, 40)
+    found = box_ops.select_best(boxes, scores, kind, 0.5, 40)
     rows = list(zip(*(part[0].tolist() for part in found), strict=True))
     assert len(expected) > 40
     assert [row[:2] for row in rows] == [row[:2] for row in expected[:40]]

@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFont
 
 from dfvt_deploy.data import palette
 from dfvt_deploy.drawing import canvas, classification, detection, drawing_of, segmentation
-from dfvt_deploy.drawing.label_places import place_labels
+from dfvt_deploy.drawing.detection import place_labels
 from dfvt_deploy.tasks.detection import postprocess_batch
 from dfvt_deploy.tasks.segmentation import encode_class_map
 from dfvt_deploy.types import Task
@@ -59,7 +59,7 @@ def test_classes_are_below_the_image_with_bars_as_long_as_their_scores():
 
 
 def test_long_names_on_narrow_images_are_wrapped_and_not_cut():
-    font = canvas.font_of(14)
+    font = ImageFont.load_default(14)
     caption = "12.0%  black and gold garden spider, Argiope " + "aurantia" * 9
     lines = classification._wrapped(caption, 120, font)
     assert "".join(lines).replace(" ", "") == caption.replace(" ", "")

@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from dfvt_deploy.artifact import file_record, open_artifact, update_manifest
-from dfvt_deploy.engines.engine import engine_file_name, engines_of, open_engine
-from dfvt_deploy.engines.plan_header import read_plan_header
+from dfvt_deploy.engines.engine import engine_file_name, engines_of, open_engine, read_plan_header
 from dfvt_deploy.engines.record import (
     BuildFlags,
     ComputeLayers,
@@ -18,7 +17,7 @@ from dfvt_deploy.engines.record import (
 )
 from dfvt_deploy.errors import ArtifactError
 from dfvt_deploy.files import sha256_of
-from dfvt_deploy.gpu.libraries import LIBRARIES
+from dfvt_deploy.gpu.devices import LIBRARIES
 from dfvt_deploy.names import ONNX_FILES
 from dfvt_deploy.provenance import now
 from dfvt_deploy.types import Flavor, Precision

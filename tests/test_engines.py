@@ -18,13 +18,12 @@ from typer.testing import CliRunner
 from dfvt_deploy.artifact import open_artifact
 from dfvt_deploy.cli import app
 from dfvt_deploy.engines import build, builder, machine
+from dfvt_deploy.engines.build import default_sizes, profile_of
 from dfvt_deploy.engines.engine import engines_of, open_engine
 from dfvt_deploy.engines.layers import layers_of_report
-from dfvt_deploy.engines.machine import bindings
+from dfvt_deploy.engines.machine import DEFAULT_RELEASE, bindings, triton_releases
 from dfvt_deploy.engines.options import BuildOptions
-from dfvt_deploy.engines.profiles import default_sizes, profile_of
 from dfvt_deploy.engines.record import record_path
-from dfvt_deploy.engines.releases import DEFAULT_RELEASE, triton_releases
 from dfvt_deploy.errors import ArtifactError, BadInput, StageFailed
 from dfvt_deploy.exporters.export import export
 from dfvt_deploy.gpu.devices import Gpu, find_gpu

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from dfvt_deploy.cli import app
 from dfvt_deploy.errors import StageFailed
 from dfvt_deploy.evaluate.datasets import open_dataset
-from dfvt_deploy.evaluate.gate import decide
+from dfvt_deploy.evaluate.judge import decide
 from dfvt_deploy.evaluate.metrics import metric_of
 from dfvt_deploy.runners.onnx_runtime import OnnxRuntimeRunner
 from dfvt_deploy.start import digits as digits_example
@@ -149,7 +149,7 @@ def test_quickstart_fails_where_most_held_out_labels_are_wrong(
         shutil.copy(image, shifted / str((int(folder.name) + 1) % 10))
     files = digits_example.DigitFiles(digits.checkpoint, digits.labels, shifted)
     monkeypatch.setattr(quickstart_module, "digit_files", lambda _: files)
-    monkeypatch.setattr(quickstart_module, "export_with", lambda _: digits_artifact)
+    monkeypatch.setattr(quickstart_module, "export", lambda _: digits_artifact)
     with pytest.raises(StageFailed, match=r"^0 of 3 held-out images are right"):
         quickstart_module.quickstart(example="digits")
     assert not (cached_digits / "quickstart.png").exists()

@@ -12,7 +12,7 @@ import torch
 
 from dfvt_deploy.artifact import exported_models, file_record, open_artifact
 from dfvt_deploy.compare import classification as compared
-from dfvt_deploy.compare.limits import Limit
+from dfvt_deploy.compare.agreement import Limit
 from dfvt_deploy.errors import ArtifactError, BadInput, CheckpointError, StageFailed
 from dfvt_deploy.exporters import export as export_module
 from dfvt_deploy.exporters.export import export

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dfvt_deploy.evaluate.gate import decide
+from dfvt_deploy.evaluate.judge import decide
 from dfvt_deploy.evaluate.metrics import metric_of
 from dfvt_deploy.types import Task
 

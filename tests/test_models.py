@@ -7,10 +7,8 @@ from typer.testing import CliRunner
 
 from dfvt_deploy.cli import app
 from dfvt_deploy.errors import BadInput
-from dfvt_deploy.models.backbone import DenseBackbone
-from dfvt_deploy.models.build import build_model, fill_untrained
-from dfvt_deploy.models.table import ModelRow
-from dfvt_deploy.models.variants import VARIANTS
+from dfvt_deploy.models.backbone import VARIANTS, DenseBackbone
+from dfvt_deploy.models.build import ModelRow, build_model, fill_untrained
 from dfvt_deploy.types import Variant
 
 from .fixtures import LOGITS_TOLERANCE, REFERENCE, fixture_state_dict, json_document, shapes

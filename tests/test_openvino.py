@@ -10,17 +10,15 @@ import pytest
 
 from dfvt_deploy import convert, open_artifact, validate
 from dfvt_deploy.benchmarking.candidates import candidates_of
-from dfvt_deploy.compare import comparison_of
-from dfvt_deploy.compare.limits import checks
-from dfvt_deploy.compare.task_comparison import Comparison
+from dfvt_deploy.compare import Comparison, comparison_of
+from dfvt_deploy.compare.agreement import checks
 from dfvt_deploy.engines.options import BuildOptions
 from dfvt_deploy.errors import ArtifactError, BadInput, MissingDependency, StageFailed
 from dfvt_deploy.exporters.recipe import random_images
-from dfvt_deploy.models.fpn import STRIDES
+from dfvt_deploy.models.rpn import STRIDES
 from dfvt_deploy.openvino_models import CompiledModels
 from dfvt_deploy.precision.options import ConvertOptions
-from dfvt_deploy.runners import InferenceFailed
-from dfvt_deploy.runners.network import network_file
+from dfvt_deploy.runners import InferenceFailed, network_file
 from dfvt_deploy.runners.onnx_runtime import OnnxRuntimeRunner
 from dfvt_deploy.runners.openvino import OpenVINORunner
 from dfvt_deploy.runners.triton import TritonRunner

@@ -14,16 +14,17 @@ import torch
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from dfvt_deploy.exporters.to_onnx import ExportableGraph, onnx_from_graph, simplify
-from dfvt_deploy.models.segmentation import SegmentationGraph, class_map
-from dfvt_deploy.models.upernet import (
+from dfvt_deploy.exporters.recipe import ExportableGraph, onnx_from_graph, simplify
+from dfvt_deploy.models.backbone import VARIANTS
+from dfvt_deploy.models.segmentation import (
     POOL_SIDES,
     FusionConv,
+    SegmentationGraph,
     UPerNet,
+    class_map,
     enlarging_matrix,
     pyramid_pool,
 )
-from dfvt_deploy.models.variants import VARIANTS
 from dfvt_deploy.tasks.images import normalise
 from dfvt_deploy.types import InputKind, Variant
 

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from dfvt_deploy.cli import app, output
 from dfvt_deploy.cli.convert import _print_conversion
 from dfvt_deploy.explaining.explain import Explanation
-from dfvt_deploy.explaining.faithfulness import Faithfulness
+from dfvt_deploy.explaining.heat_maps import Faithfulness
 from dfvt_deploy.precision.convert import Converted
 from dfvt_deploy.serving.repository import populate
 
@@ -90,7 +90,7 @@ def test_heat_maps_are_whole_at_80_columns(folder, printed, monkeypatch):
         picture=Path("a.png"),
         array=Path("a.npy"),
     )
-    monkeypatch.setattr("dfvt_deploy.explaining.explain.explain_with", lambda _: [found] * 2)
+    monkeypatch.setattr("dfvt_deploy.explaining.explain.explain", lambda _: [found] * 2)
     (folder / "street.jpg").touch()
     done = CliRunner().invoke(app, ["explain", "street.jpg", "--model", NAME])
     assert done.exit_code == 0, done.output

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from dfvt_deploy.artifact import Artifact
+from dfvt_deploy.engines.build import profile_of
 from dfvt_deploy.engines.engine import open_engine
 from dfvt_deploy.engines.options import BuildOptions
-from dfvt_deploy.engines.profiles import profile_of
 from dfvt_deploy.engines.record import read_record, record_path
 from dfvt_deploy.errors import ArtifactError, BadInput, ServerFailed
 from dfvt_deploy.files import sha256_of

@@ -15,7 +15,7 @@ from dfvt_deploy.artifact import Artifact, file_record, open_artifact, update_ma
 from dfvt_deploy.cli import app
 from dfvt_deploy.errors import BadInput, CheckpointError, DfvtError, GateFailed
 from dfvt_deploy.evaluate import run
-from dfvt_deploy.evaluate.record import with_verdicts
+from dfvt_deploy.evaluate.report import with_verdicts
 from dfvt_deploy.evaluate.results import Basis, GateFigures
 from dfvt_deploy.evaluate.validation import validate
 from dfvt_deploy.manifest import Check

@@ -10,10 +10,9 @@ from typer.testing import CliRunner
 
 from dfvt_deploy.cli.parameters import add_command
 from dfvt_deploy.compare import comparison_of
-from dfvt_deploy.compare.limits import checks, figures
+from dfvt_deploy.compare.agreement import checks, figures
 from dfvt_deploy.errors import BadInput
-from dfvt_deploy.evaluate.gate import chance_level
-from dfvt_deploy.evaluate.judge import conclude, culprit_of, judge
+from dfvt_deploy.evaluate.judge import chance_level, conclude, culprit_of, judge
 from dfvt_deploy.evaluate.metrics import metric_of
 from dfvt_deploy.evaluate.options import ValidateOptions
 from dfvt_deploy.evaluate.results import Basis, ChanceLevel, GateFigures, StageResult, Unjudged
@@ -303,7 +302,7 @@ def test_images_that_could_not_be_judged_fail_whatever_the_stages_say():
         ({"dataset": "imagenet"}, "--dataset imagenet needs --data"),
         ({"max_drop": 1.0}, "--max-drop .* needs --dataset"),
         ({"dataset": "coco", "data": "d", "max_drop": -1.0}, r"-1 is outside 0\.\.100"),
-        ({"data": "d"}, "--data needs --dataset"),
+        ({"data": "d"}, "--data d needs --dataset"),
         ({"dataset": "coco", "data": "d", "images": "e"}, "leave it out with --dataset"),
         ({"serve": True, "url": "a:1"}, "give one of them"),
         ({"served": "model.onnx"}, "--served model.onnx is for --url"),

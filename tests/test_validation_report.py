@@ -12,10 +12,8 @@ from PIL import Image
 from playwright.sync_api import sync_playwright
 
 from dfvt_deploy.compare import comparison_of
-from dfvt_deploy.compare.agreement import Agreement
-from dfvt_deploy.compare.limits import checks
-from dfvt_deploy.evaluate.pictures import Drawn, Picture
-from dfvt_deploy.evaluate.report import html_report, waterfall
+from dfvt_deploy.compare.agreement import Agreement, checks
+from dfvt_deploy.evaluate.report import Drawn, Picture, html_report, waterfall
 from dfvt_deploy.evaluate.results import (
     ClassChange,
     ImageChange,

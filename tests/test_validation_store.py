@@ -9,7 +9,7 @@ import pytest
 from dfvt_deploy.compare.agreement import Agreement
 from dfvt_deploy.errors import ArtifactError, StageFailed
 from dfvt_deploy.evaluate.results import Unjudged
-from dfvt_deploy.evaluate.store import (
+from dfvt_deploy.evaluate.run import (
     ImageRecord,
     ResultStore,
     StageRecord,
@@ -47,7 +47,7 @@ def test_results_survive_a_process_that_is_killed(tmp_path):
     program = """if True:
         import os, sys
         from pathlib import Path
-        from dfvt_deploy.evaluate.store import ImageRecord, ResultStore
+        from dfvt_deploy.evaluate.run import ImageRecord, ResultStore
         store = ResultStore(Path(sys.argv[1])).__enter__()
         for i in range(50):
             store.append((str(i), ""), ImageRecord())

@@ -14,8 +14,7 @@ from pathlib import Path
 from ..artifact import Artifact, open_artifact
 from ..errors import DfvtError, StageFailed
 from ..pipeline import Pipeline
-from ..runners import InferenceFailed
-from ..runners.network import network_file, open_network
+from ..runners import InferenceFailed, network_file, open_network
 from ..serving.tasks import served_task
 from ..tasks.images import ImageLimits, decode_image
 from ..types import Precision

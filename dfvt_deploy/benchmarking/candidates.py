@@ -9,8 +9,7 @@ from pathlib import Path
 from ..artifact import Artifact, read_manifest
 from ..errors import ArtifactError, BadInput
 from ..manifest import MANIFEST
-from ..runners import Runner
-from ..runners.network import network_file, open_network
+from ..runners import Runner, network_file, open_network
 from ..serving.backend_names import BackendName
 from ..types import Precision
 from .options import Runtime

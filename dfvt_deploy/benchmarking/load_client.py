@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..compare import comparison_of
-from ..compare.limits import checks
+from ..compare.agreement import checks
 from ..errors import DfvtError
 from ..runners import Tensors
 from ..runners.triton import TritonRunner

@@ -19,8 +19,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..compare import comparison_of
-from ..compare.agreement import compare_tensors, total
-from ..compare.limits import checks
+from ..compare.agreement import checks, compare_tensors, total
 from ..cores import usable_cores
 from ..errors import StageFailed
 from ..progress import image_bar

@@ -13,9 +13,9 @@ def explain(options: ExplainOptions, as_json: bool) -> None:
 
     Example: `dfvt-deploy explain cat.jpg --model dfvt_s_classification --top 2`
     """
-    from ..explaining.explain import explain_with
+    from ..explaining.explain import explain as explain_images
 
-    found = explain_with(options)
+    found = explain_images(options)
     if as_json:
         return print_json([each.as_json() for each in found])
     columns = ["image\ntarget", "map", "deletion", "insertion", "figure", "random weights"]

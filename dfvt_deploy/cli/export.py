@@ -20,10 +20,10 @@ def export(options: ExportOptions, as_json: bool) -> None:
 
     Example: `dfvt-deploy export --variant s --checkpoint DFvT_S_7829.pth`
     """
-    from ..exporters.export import export_with
+    from ..exporters.export import export as export_model
 
     def export_one(model: ExportOptions) -> "Artifact":
-        artifact = export_with(model)
+        artifact = export_model(model)
         if not as_json:
             print_export(artifact, artifact.command("populate"))
         return artifact

@@ -10,7 +10,7 @@ from .output import print_json, print_result, print_table
 from .parameters import add_command
 
 if TYPE_CHECKING:
-    from ..models.table import ModelRow
+    from ..models.build import ModelRow
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +29,7 @@ def models(_options: ModelsOptions, as_json: bool) -> None:
 
     Example: `dfvt-deploy models`
     """
-    from ..models.table import model_table
+    from ..models.build import model_table
     from ..progress import spinner
 
     with spinner("counting parameters and multiply-accumulates"):

@@ -22,9 +22,9 @@ def validate(options: ValidateOptions, json_: bool) -> None:
     --dataset imagenet --data imagenet/val --max-drop 0.5`
     """
     from ..errors import GateFailed
-    from ..evaluate.validation import validate_with
+    from ..evaluate.validation import validate as validate_model
 
-    found = validate_with(options)
+    found = validate_model(options)
     if json_:
         print_json(json.loads(found.model_dump_json()))  # a number that is not finite becomes null
     else:

@@ -1,10 +1,15 @@
-"""How far two runs of one model agree, as sums over images.
+"""How far two runs of one model agree, as sums over images, and the limits of an agreement.
 
 Two agreements add up to the agreement over the images of both, in any order, and an agreement is
 stored as JSON. So images are compared one by one and no image is kept in memory.
+
+Each task lists its limits in its file of this package, by the precision of the candidate. A form of
+the model that changes no precision (exported, simplified, served) is the same computation, may
+differ by rounding alone, and keeps the limits of `fp32`.
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from functools import reduce
 from operator import add
 from typing import Any
@@ -13,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from ..manifest import Record
-from ..types import Task
+from ..manifest import Check, CheckKind, Record
+from ..types import Precision, Task
 
 
 class TensorAgreement(Record):
@@ -34,13 +39,11 @@ class TensorAgreement(Record):
 
     @property
     def mean_abs(self) -> float:
-        """Mean absolute difference."""
         return self.sum_abs / self.elements if self.elements else 0.0
 
     @property
     def max_rel(self) -> float:
-        """Largest absolute difference over the reference's largest absolute value, or over
-        `unit`."""
+        """Largest difference over the reference's largest value, or over `unit`."""
         scale = max(self.max_reference, self.unit)
         return self.max_abs / scale if scale else self.max_abs
 
@@ -55,9 +58,8 @@ class TensorAgreement(Record):
     def __add__(self, other: "TensorAgreement") -> "TensorAgreement":
         maxima = ("max_abs", "max_reference", "unit")
         a, b = dict(self), dict(other)
-        return TensorAgreement(
-            **{name: max(a[name], b[name]) if name in maxima else a[name] + b[name] for name in a}
-        )
+        joined = {n: max(a[n], b[n]) if n in maxima else a[n] + b[n] for n in a}
+        return TensorAgreement(**joined)
 
 
 class Agreement(Record):
@@ -96,7 +98,6 @@ class Agreement(Record):
 
     @property
     def non_finite(self) -> int:
-        """Elements of the candidate's tensors that are not finite."""
         return sum(tensor.non_finite for tensor in self.tensors.values())
 
     @property
@@ -125,14 +126,13 @@ def compare_tensors(
     reference: NDArray[Any], candidate: NDArray[Any], unit: float = 0
 ) -> TensorAgreement:
     """Compare two float tensors of one shape, in float64; `unit` as in `TensorAgreement`."""
-    a, b = (np.asarray(tensor, np.float64).ravel() for tensor in (reference, candidate))
-    finite = np.isfinite(a) & np.isfinite(b)
-    non_finite = int((~np.isfinite(b)).sum())
-    a, b = a[finite], b[finite]
+    all_a, all_b = (np.asarray(tensor, np.float64).ravel() for tensor in (reference, candidate))
+    finite = np.isfinite(all_a) & np.isfinite(all_b)
+    a, b = all_a[finite], all_b[finite]
     gap = np.abs(a - b)
     return TensorAgreement(
         elements=a.size,
-        non_finite=non_finite,
+        non_finite=int((~np.isfinite(all_b)).sum()),
         sum_abs=float(gap.sum()),
         max_abs=float(gap.max(initial=0)),
         max_reference=float(np.abs(a).max(initial=0)),
@@ -154,3 +154,80 @@ def _add_pairs(a: tuple[float, float], b: tuple[float, float]) -> tuple[float, f
 
 def _merged(a: Mapping[Any, Any], b: Mapping[Any, Any], join: Callable[..., Any]) -> dict[Any, Any]:
     return {**a, **b} | {key: join(a[key], b[key]) for key in a.keys() & b.keys()}
+
+
+@dataclass(frozen=True)
+class Limit:
+    """A bound of one figure of an agreement: at most `value`, or at least. A model must keep a
+    `release` limit to be released; a looser `breakage` limit only finds a broken conversion; no
+    accuracy outweighs a `sanity` limit."""
+
+    figure: str
+    value: float
+    at_least: bool = False
+    kind: CheckKind = "release"
+
+    def keeps(self, figure: float) -> bool:
+        """Whether a figure keeps the limit; a NaN keeps none."""
+        return figure >= self.value if self.at_least else figure <= self.value
+
+
+NON_FINITE = "non-finite values"
+OTHER_SHAPES = "shapes that differ"
+OTHER_LABELS = "labels that differ"
+LARGEST_DIFFERENCE = "largest difference"
+
+#: Limits of every comparison.
+SANITY = (Limit(NON_FINITE, 0, kind="sanity"), Limit(OTHER_SHAPES, 0, kind="sanity"))
+
+SAME_LABELS = Limit(OTHER_LABELS, 0)
+
+#: Limits of tensors that the same code computes from the same image.
+IDENTICAL = (Limit(LARGEST_DIFFERENCE, 0),)
+
+#: Limits of each inner tensor of a converted file, by the file's precision: the first tensor
+#: beyond its limit is where the conversion breaks.
+INNER_TENSORS: Mapping[Precision, Limit] = {
+    Precision.FP16: Limit("max relative", 0.02, kind="breakage"),
+    Precision.INT8: Limit("max relative", 0.2, kind="breakage"),
+}
+
+
+def figures(agreement: Agreement) -> dict[str, float]:
+    """Every figure of an agreement that a limit can be about, by name."""
+    found = {OTHER_SHAPES: 0.0, OTHER_LABELS: 0.0, **agreement.figures}
+    for name, tensor in agreement.tensors.items():
+        found[f"{name}, max absolute"] = tensor.max_abs
+        found[f"{name}, mean absolute"] = tensor.mean_abs
+        found[f"{name}, max relative"] = tensor.max_rel
+        found[f"{name}, cosine"] = tensor.cosine
+    largest = max((tensor.max_abs for tensor in agreement.tensors.values()), default=0.0)
+    return {**found, LARGEST_DIFFERENCE: largest, NON_FINITE: float(agreement.non_finite)}
+
+
+def checks(agreement: Agreement, limits: Iterable[Limit], what: str = "") -> tuple[Check, ...]:
+    """Measure an agreement against limits and, after them, the sanity limits. The names of the
+    checks begin with `what`, the two that were compared and the images."""
+    found = figures(agreement)
+    return tuple(
+        Check(
+            name=f"{what}, {limit.figure}" if what else limit.figure,
+            figure=found[limit.figure],
+            limit=limit.value,
+            at_least=limit.at_least,
+            kind=limit.kind,
+            passed=limit.keeps(found[limit.figure]),
+        )
+        for limit in (*limits, *SANITY)
+        if limit.figure in found
+    )
+
+
+def room(checked: Iterable[Check]) -> float:
+    """The least distance of a figure from its limit, as a share of what the limit allows."""
+    return min(
+        (c.figure - c.limit) / ((1 - c.limit) or 1)
+        if c.at_least
+        else (c.limit - c.figure) / (c.limit or 1)
+        for c in checked
+    )

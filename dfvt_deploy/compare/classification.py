@@ -8,44 +8,33 @@ from numpy.typing import NDArray
 from ..runners import Tensors
 from ..tasks.classification import TOP_K
 from ..types import Precision, Task
-from .agreement import Agreement, compare_tensors
-from .limits import OTHER_LABELS, SAME_LABELS, Limit
-from .task_comparison import TaskComparison
+from . import TaskComparison
+from .agreement import OTHER_LABELS, SAME_LABELS, Agreement, Limit, compare_tensors
 
 
 def _compare_outputs(
     reference: Tensors, candidate: Tensors, image_sizes: NDArray[Any] | None
 ) -> Agreement:
     a, b = reference["logits"], candidate["logits"]
-    ranking = _compare_ranking(_best(a), _best(b))
-    return ranking.model_copy(update={"tensors": {"logits": compare_tensors(a, b, unit=1)}})
+    best = (np.argsort(-logits, axis=1, kind="stable")[:, :TOP_K] for logits in (a, b))
+    return _compare_ranking(*best, tensors={"logits": compare_tensors(a, b, unit=1)})
 
 
 def _compare_answers(reference: Tensors, candidate: Tensors) -> Agreement:
-    ranking = _compare_ranking(reference["class_ids"], candidate["class_ids"])
-    return ranking.model_copy(
-        update={
-            "tensors": {"scores": compare_tensors(reference["scores"], candidate["scores"])},
-            "counts": {OTHER_LABELS: _other_labels(reference, candidate)},
-        }
+    return _compare_ranking(
+        reference["class_ids"],
+        candidate["class_ids"],
+        tensors={"scores": compare_tensors(reference["scores"], candidate["scores"])},
+        counts={OTHER_LABELS: _other_labels(reference, candidate)},
     )
 
 
-def _best(logits: NDArray[Any]) -> NDArray[Any]:
-    return np.argsort(-logits, axis=1, kind="stable")[:, :TOP_K]
-
-
-def _compare_ranking(a: NDArray[Any], b: NDArray[Any]) -> Agreement:
-    """Compare class ids (N, k), best first."""
+def _compare_ranking(a: NDArray[Any], b: NDArray[Any], **more: Any) -> Agreement:
+    """Compare class ids (N, k), best first; `more` are other fields of the agreement."""
     shared = sum(len(np.intersect1d(x, y)) for x, y in zip(a, b, strict=True))
-    return Agreement(
-        task=Task.CLASSIFICATION,
-        images=len(a),
-        shares={
-            "top1": (float((a[:, 0] == b[:, 0]).sum()), len(a)),
-            "top5": (float(shared), float(a.size)),
-        },
-    )
+    top1 = (float((a[:, 0] == b[:, 0]).sum()), len(a))
+    shares = {"top1": top1, "top5": (float(shared), float(a.size))}
+    return Agreement(task=Task.CLASSIFICATION, images=len(a), shares=shares, **more)
 
 
 def _other_labels(reference: Tensors, candidate: Tensors) -> float:
@@ -63,6 +52,7 @@ def _change(agreement: Agreement) -> float:
     return 100 * (1 - agreement.figures["top1"]) + min(gap, 99)
 
 
+_SCORES = Limit("scores, max relative", 1e-3)
 _FP16 = (Limit("top1", 0.98, at_least=True),)
 _BF16 = (Limit("top1", 0.97, at_least=True),)
 _INT8 = (Limit("top1", 0.95, at_least=True),)
@@ -78,11 +68,7 @@ COMPARISON = TaskComparison(
         Precision.INT8: (*_INT8, Limit("top1", 0.7, at_least=True, kind="breakage")),
     },
     answer_limits={
-        Precision.FP32: (
-            Limit("scores, max relative", 1e-3),
-            Limit("top1", 0.99, at_least=True),
-            SAME_LABELS,
-        ),
+        Precision.FP32: (_SCORES, Limit("top1", 0.99, at_least=True), SAME_LABELS),
         Precision.FP16: (*_FP16, SAME_LABELS),
         Precision.BF16: (*_BF16, SAME_LABELS),
         Precision.INT8: (*_INT8, SAME_LABELS),

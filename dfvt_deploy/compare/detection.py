@@ -12,9 +12,16 @@ from ..runners import Tensors
 from ..tasks import rle
 from ..tasks.detection import MASK_THRESHOLD, result_from_answers
 from ..types import Precision, Task
-from .agreement import Agreement, TensorAgreement, compare_tensors, total
-from .limits import OTHER_LABELS, SAME_LABELS, Limit
-from .task_comparison import TaskComparison
+from . import TaskComparison
+from .agreement import (
+    OTHER_LABELS,
+    SAME_LABELS,
+    Agreement,
+    Limit,
+    TensorAgreement,
+    compare_tensors,
+    total,
+)
 
 #: A detection of the reference with this score or less need not be found again.
 MIN_SCORE = 0.1
@@ -123,20 +130,15 @@ def _from_outputs(outputs: Tensors, i: int) -> _Detections:
     used = np.flatnonzero(outputs["labels"][i] >= 0)
     boxes, scores, labels = (outputs[name][i][used] for name in ("boxes", "scores", "labels"))
     masks = outputs["masks"][i]
-    return _Detections(
-        boxes, scores, labels, names=None, mask=lambda row: masks[used[row]] >= MASK_THRESHOLD
-    )
+    return _Detections(boxes, scores, labels, None, lambda row: masks[used[row]] >= MASK_THRESHOLD)
 
 
 def _from_answers(answers: Tensors, i: int) -> _Detections:
     """Detections of image `i` among a served model's answers."""
     one = result_from_answers({name: value[i] for name, value in answers.items()})
+    names = answers["labels"][i]
     return _Detections(
-        one.boxes,
-        one.scores,
-        one.labels,
-        names=answers["labels"][i],
-        mask=lambda row: rle.decode(one.masks[row]),
+        one.boxes, one.scores, one.labels, names, lambda row: rle.decode(one.masks[row])
     )
 
 

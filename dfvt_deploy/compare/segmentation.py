@@ -8,9 +8,8 @@ from numpy.typing import NDArray
 from ..runners import Tensors
 from ..tasks.segmentation import decode_class_map
 from ..types import Precision, Task
-from .agreement import Agreement, compare_tensors, total
-from .limits import Limit
-from .task_comparison import TaskComparison
+from . import TaskComparison
+from .agreement import Agreement, Limit, compare_tensors, total
 
 
 def _compare_outputs(
@@ -18,13 +17,9 @@ def _compare_outputs(
 ) -> Agreement:
     a, b = reference["class_map"], candidate["class_map"]
     sizes = [one.shape for one in a] if image_sizes is None else image_sizes
-    summed = total(
-        Task.SEGMENTATION,
-        (
-            _compare_class_maps(one[:h, :w], other[:h, :w])
-            for one, other, (h, w) in zip(a, b, sizes, strict=True)
-        ),
-    )
+    images = zip(a, b, sizes, strict=True)
+    each = (_compare_class_maps(x[:h, :w], y[:h, :w]) for x, y, (h, w) in images)
+    summed = total(Task.SEGMENTATION, each)
     if "logits" not in reference:
         return summed
     logits = compare_tensors(reference["logits"], candidate["logits"])
@@ -33,10 +28,8 @@ def _compare_outputs(
 
 def _compare_answers(reference: Tensors, candidate: Tensors) -> Agreement:
     pairs = zip(reference["class_map"].ravel(), candidate["class_map"].ravel(), strict=True)
-    return total(
-        Task.SEGMENTATION,
-        (_compare_class_maps(decode_class_map(a), decode_class_map(b)) for a, b in pairs),
-    )
+    each = (_compare_class_maps(decode_class_map(a), decode_class_map(b)) for a, b in pairs)
+    return total(Task.SEGMENTATION, each)
 
 
 def _compare_class_maps(a: NDArray[Any], b: NDArray[Any]) -> Agreement:

@@ -55,8 +55,7 @@ def palette(task: Task, num_classes: int) -> "NDArray[np.uint8]":
 @cache
 def published_figures() -> dict[str, Any]:
     """The figures of the paper's tables (main text and supplement), as in `paper.json`."""
-    figures: dict[str, Any] = json.loads((DIRECTORY / "paper.json").read_text(encoding="utf-8"))
-    return figures
+    return json.loads((DIRECTORY / "paper.json").read_text(encoding="utf-8"))
 
 
 def read_labels(path: str | Path) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ Enter through `drawing_of(task)`, which gives the entry in the file of that task
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from numpy.typing import NDArray
 from PIL import Image
@@ -22,42 +22,26 @@ DRAWN_SCORE = 0.3
 Answers = Mapping[str, NDArray[Any]]
 
 
-class Draw(Protocol):
-    """Draws answers."""
-
-    def __call__(
-        self, image: Image.Image, answers: Answers, min_score: float, /, side: int | None = None
-    ) -> Image.Image:
-        """A new RGB image: the image with its answers in it and a panel below it.
-
-        Args:
-            min_score: the least score of a detection that is drawn.
-            side: longest side of the image in the drawing, in pixels. Without it small images are
-                enlarged and others stay as large as they are.
-
-        Raises:
-            ValueError: the answers are not those of an image of this size.
-        """
-
-
 @dataclass(frozen=True)
 class TaskDrawing:
     """How the answers of one task are shown.
 
-    draw: draws the answers.
+    draw: makes a new RGB image, the given one with its answers in it and a panel below it, from the
+        image, its answers, the least score of a detection that is drawn and the longest `side` of
+        the image in the drawing, in pixels; for None small images are enlarged. It raises
+        ValueError where the answers are not those of an image of this size.
     columns: titles of the columns of the table.
     rows: the answers as rows of text under those titles, best first.
     """
 
-    draw: Draw
+    draw: Callable[..., Image.Image]
     columns: tuple[str, ...]
     rows: Callable[[Answers], list[list[str]]]
 
 
 def drawing_of(task: Task) -> TaskDrawing:
     """The entry of a task."""
-    found: TaskDrawing = entry("drawing", task, "DRAWING")
-    return found
+    return entry("drawing", task, "DRAWING")
 
 
 def text(values: Iterable[str | bytes]) -> list[str]:

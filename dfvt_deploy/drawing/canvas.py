@@ -43,9 +43,15 @@ def text_size(image: Image.Image) -> int:
     return max(14, round(math.sqrt(image.width * image.height) / 45))
 
 
-def font_of(size: int) -> Font:
-    """Pillow's own font."""
-    return ImageFont.load_default(size)
+def panel_font(image: Image.Image) -> tuple[int, Font]:
+    """The height of the text in a panel below an image, in pixels, and its font."""
+    size = min(text_size(image), max(14, image.width // 24))
+    return size, ImageFont.load_default(size)
+
+
+def percent(share: float) -> str:
+    """A share of 1 in percent, with one digit behind the point."""
+    return f"{share:.1%}" if share >= 0.001 else "<0.1%"
 
 
 def text_on(colour: Colour) -> str:
@@ -81,8 +87,7 @@ def with_legend(
 ) -> Image.Image:
     """The image above a legend: the title, then each text behind a square of its colour, in
     columns. A text that is wider than the image makes the whole wider."""
-    size = min(text_size(image), max(14, image.width // 24))
-    font = font_of(size)
+    size, font = panel_font(image)
     line, gap = size + size // 2, size // 2
     widest = max((font.getlength(caption) for caption, _ in entries), default=0)
     column = int(widest) + line + 2 * gap

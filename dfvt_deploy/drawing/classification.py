@@ -3,7 +3,7 @@
 from PIL import Image, ImageDraw
 
 from . import Answers, TaskDrawing, text
-from .canvas import Font, font_of, scaled, text_size
+from .canvas import Font, panel_font, percent, scaled
 
 _BAR, _TRACK = "#2f6fb2", "#e3e8ee"
 
@@ -15,13 +15,11 @@ def draw(
     the panel's whole width for 100 %."""
     labels, scores = text(answers["labels"]), answers["scores"].tolist()
     image = scaled(image, side)
-    size = min(text_size(image), max(14, image.width // 24))
-    font, gap = font_of(size), size // 2
-    bar, inside = max(4, size // 3), image.width - 2 * gap
-    captions = [
-        _wrapped(f"{_percent(score)}  {label}", inside, font)
-        for label, score in zip(labels, scores, strict=True)
-    ]
+    size, font = panel_font(image)
+    gap, bar = size // 2, max(4, size // 3)
+    inside = image.width - 2 * gap
+    named = zip(labels, scores, strict=True)
+    captions = [_wrapped(f"{percent(score)}  {label}", inside, font) for label, score in named]
     line = size + size // 4
     height = sum(line * len(lines) + bar + gap for lines in captions) + gap
     drawn = Image.new("RGB", (image.width, image.height + height), "white")
@@ -36,10 +34,6 @@ def draw(
             pen.rectangle((gap, top, gap + length - 1, top + bar - 1), fill=_BAR)
         top += bar + gap
     return drawn
-
-
-def _percent(score: float) -> str:
-    return f"{score:.1%}" if score >= 0.001 else "<0.1%"
 
 
 def _wrapped(caption: str, width: int, font: Font) -> list[str]:

@@ -1,17 +1,21 @@
 """Boxes, masks, labels and scores of detections on their image."""
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
 from ..data import palette
 from ..tasks import rle
-from ..tasks.detection import DetectionResult, result_from_answers
+from ..tasks.detection import result_from_answers
 from ..types import Task
 from . import DRAWN_SCORE, Answers, TaskDrawing, text
-from .canvas import Colour, distinct_colours, font_of, scaled, text_on, text_size, with_legend
-from .label_places import place_labels
+from .canvas import Colour, distinct_colours, scaled, text_on, text_size, with_legend
+
+#: How far from its box a label may be, in heights of a label.
+_FARTHEST = 6
 
 
 def draw(
@@ -27,10 +31,10 @@ def draw(
     drawn = scaled(image, side)
     colours = _colours(found.labels[shown])
     pixels = np.array(drawn)
+    size = image.height, image.width
     for i in reversed(shown):
         inside = rle.decode(found.masks[i])
-        if inside.shape != (image.height, image.width):
-            size = (image.height, image.width)
+        if inside.shape != size:
             raise ValueError(f"mask of {inside.shape} is not of the image's {size}")
         inside = cv2.resize(inside.astype(np.uint8) * 255, drawn.size) > 127
         colour = np.array(colours[int(found.labels[i])], float)
@@ -40,12 +44,9 @@ def draw(
     captions = [f"{labels[i]} {found.scores[i]:.2f}" for i in shown]
     tones = [colours[int(found.labels[i])] for i in shown]
     left_out = _draw_boxes(drawn, boxes[shown], captions, tones)
-    return with_legend(drawn, left_out, _title(found, len(shown), min_score))
-
-
-def _title(found: DetectionResult, shown: int, min_score: float) -> str:
-    hidden = len(found.scores) - shown
-    return f"score {min_score:g} or more: {shown}" + (f", below: {hidden}" if hidden else "")
+    hidden = len(found.scores) - len(shown)
+    title = f"score {min_score:g} or more: {len(shown)}"
+    return with_legend(drawn, left_out, title + (f", below: {hidden}" if hidden else ""))
 
 
 def _colours(class_ids: NDArray[np.int32]) -> dict[int, Colour]:
@@ -64,7 +65,7 @@ def _draw_boxes(
     """Draw boxes, xyxy in pixels, and their labels, best first; return the labels that found no
     place."""
     size, pen = text_size(image), ImageDraw.Draw(image)
-    line, font = max(3, size // 6), font_of(size)
+    line, font = max(3, size // 6), ImageFont.load_default(size)
     for box, colour in reversed(list(zip(boxes.tolist(), colours, strict=True))):
         outer = (box[0] - 1, box[1] - 1, box[2] + 1, box[3] + 1)
         pen.rectangle(outer, outline=text_on(colour), width=line + 2)  # seen on any image
@@ -95,6 +96,55 @@ def rows(answers: Answers) -> list[list[str]]:
         [str(class_id), label, f"{score:.6f}", " ".join(f"{side:.1f}" for side in box)]
         for class_id, label, score, box in named
     ]
+
+
+def place_labels(
+    boxes: NDArray[np.float64], sizes: Sequence[tuple[int, int]], image_size: tuple[int, int]
+) -> list[tuple[int, int] | None]:
+    """The upper left corner of each box's label in pixels, inside the image and none over another;
+    None where no place is free. Of boxes (N, 4), xyxy in pixels, earlier ones choose first; sizes
+    are width and height of each label and of the image."""
+    taken = np.empty((0, 4))
+    places: list[tuple[int, int] | None] = []
+    for box, size in zip(boxes, sizes, strict=True):
+        corners = _wanted(box, size)
+        corners = np.clip(corners, 0, np.array(image_size) - size).round()
+        rectangles = np.concatenate([corners, corners + size], axis=1)
+        inside = (rectangles >= 0).all(axis=1)
+        free = np.flatnonzero(inside & ~_overlap(rectangles, taken).any(axis=1))
+        if not len(free):
+            places.append(None)
+            continue
+        first = rectangles[free[0]]
+        taken = np.concatenate([taken, first[None]])
+        places.append((int(first[0]), int(first[1])))
+    return places
+
+
+def _wanted(box: NDArray[np.float64], size: tuple[int, int]) -> NDArray[np.float64]:
+    """Upper left corners (M, 2) in the order in which they are tried: above the box, inside it,
+    below it, at its right, then around the box's corner from near to far."""
+    (x1, y1, x2, y2), (width, height) = box, size
+    at_box = [
+        (x1, y1 - height),
+        (x1, y1),
+        (x2 - width, y1 - height),
+        (x2 - width, y1),
+        (x1, y2),
+        (x1, y2 - height),
+        (x2, y1),
+    ]
+    steps = np.arange(-_FARTHEST, _FARTHEST + 0.5, 0.5) * height
+    around = np.stack(np.meshgrid(steps, steps), axis=-1).reshape(-1, 2)
+    around = around[np.argsort(np.hypot(*around.T), kind="stable")]
+    return np.concatenate([np.array(at_box), around + np.array([x1, y1 - height])])
+
+
+def _overlap(some: NDArray[np.float64], others: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Whether rectangles (M, 4) and (N, 4) xyxy have area in common, as (M, N)."""
+    a, b = some[:, None], others[None]
+    apart = (a[..., :2] >= b[..., 2:]) | (b[..., :2] >= a[..., 2:])
+    return np.asarray(~apart.any(axis=-1), bool)
 
 
 DRAWING = TaskDrawing(draw, ("class", "label", "score", "box x1 y1 x2 y2"), rows)

@@ -11,7 +11,7 @@ from ..data import palette
 from ..tasks.segmentation import decode_class_map
 from ..types import Task
 from . import Answers, TaskDrawing, text
-from .canvas import Colour, distinct_colours, scaled, text_size, with_legend
+from .canvas import Colour, distinct_colours, percent, scaled, text_size, with_legend
 
 #: Share of the class's colour in a drawn pixel; the image has the rest.
 OPACITY = 0.5
@@ -61,10 +61,10 @@ def _entries(
     if len(others) == 1:  # takes as much room as its name
         named, others = shares, []
     entries: list[tuple[str, Colour | None]] = [
-        (f"{labels[i]} {_percent(share)}", tuple(colours[i].tolist())) for i, share in named
+        (f"{labels[i]} {percent(share)}", tuple(colours[i].tolist())) for i, share in named
     ]
     if others:
-        total = _percent(sum(share for _, share in others))
+        total = percent(sum(share for _, share in others))
         entries.append((f"{len(others)} others {total}", None))
     return entries
 
@@ -81,10 +81,6 @@ def class_shares(class_map: NDArray[Any]) -> list[tuple[int, float]]:
     counts = np.bincount(class_map.ravel())
     order = np.argsort(-counts, kind="stable")
     return [(int(i), float(counts[i] / class_map.size)) for i in order if counts[i]]
-
-
-def _percent(share: float) -> str:
-    return f"{share:.1%}" if share >= 0.001 else "<0.1%"
 
 
 DRAWING = TaskDrawing(draw, ("class", "label", "pixels"), rows)

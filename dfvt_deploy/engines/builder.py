@@ -54,11 +54,10 @@ class BuiltPlan:
 def plan_from_onnx(
     onnx: Path, profile: Mapping[str, ShapeProfile], options: BuildOptions, machine: Machine
 ) -> BuiltPlan:
-    """Parse an ONNX file, count the precisions of its layers, and build the plan.
+    """Parse an ONNX file, whose types are the precision that the options name, count the precisions
+    of its layers, and build the plan for the shapes of each input, by name. The machine's GPU, if
+    the plan runs there, loads the engine and counts again.
 
-    onnx: the file, whose types are the precision that the options name.
-    profile: the shapes of each input, by name.
-    machine: what builds; its GPU, if the plan runs there, loads the engine and counts again.
     Raises ArtifactError where the file's inputs are not those of its manifest, or its numbers are
     quantised as TensorRT does not take them, StageFailed where the parser refuses an operator, the
     layers do not compute in the precision asked for, or the build failed.
@@ -195,27 +194,20 @@ def require_symmetric(path: Path) -> None:
     model = load_onnx(path)
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
     for node in model.graph.node:
-        if node.op_type not in ("QuantizeLinear", "DequantizeLinear"):
-            continue
-        zero = constants.get(node.input[2]) if len(node.input) > 2 else None
-        if zero is None:
-            continue
-        if zero.data_type != onnx.TensorProto.INT8 or any(onnx.numpy_helper.to_array(zero).flat):
-            kind = onnx.TensorProto.DataType.Name(zero.data_type).lower()
-            raise ArtifactError(
-                f"{path}: {node.name} has {kind} numbers with the zero point "
-                f"{onnx.numpy_helper.to_array(zero).flat[0]}, TensorRT takes int8 and 0; "
-                f"{remake_remedy(path)}"
-            )
+        quantises = node.op_type in ("QuantizeLinear", "DequantizeLinear")
+        for zero in (constants[n] for n in node.input[2:] if quantises and n in constants):
+            points = onnx.numpy_helper.to_array(zero)
+            if points.dtype != "int8" or any(points.flat):
+                raise ArtifactError(
+                    f"{path}: {node.name} has {points.dtype} numbers with the zero point "
+                    f"{points.flat[0]}, TensorRT takes int8 and 0; {remake_remedy(path)}"
+                )
 
 
 def progress_monitor(trt: Any, bar: "Progress", title: str) -> Any:
-    """An `IProgressMonitor` that shows the builder's phases in `bar`.
-
-    TensorRT calls it from several threads, and an exception would have to pass through its C++
-    frames. An interrupt by the user is therefore kept in the attribute `interrupted`, and ends the
-    build at its next step.
-    """
+    """An `IProgressMonitor` that shows the builder's phases in `bar`. TensorRT calls it from
+    several threads, and an exception would have to pass through its C++ frames, so an interrupt by
+    the user is kept in the attribute `interrupted`, and ends the build at its next step."""
 
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
         def __init__(self) -> None:

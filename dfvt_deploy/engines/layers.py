@@ -121,18 +121,12 @@ def layers_of_report(report: str) -> ComputeLayers | None:
 
 
 def require_precision(what: str, layers: ComputeLayers, precision: Precision, remedy: str) -> None:
-    """Check that enough layers of a file or engine compute in the precision that was asked for.
-
-    what, remedy: what was counted and what to do, as `remake_remedy` says it of the ONNX file, for
-        the message.
-    Raises StageFailed where too few do, with the counts.
-    """
+    """Raise StageFailed, with the counts, where too few layers of a file or engine (`what`) compute
+    in the precision that was asked for; the remedy is that of its ONNX file."""
     least = LEAST_SHARE[precision]
     found = layers.count(precision.value)
     if layers.total == 0 or found < least * layers.total:
-        counted = Counter[str]()
-        for by_precision in layers.layers.values():
-            counted.update(by_precision)
+        counted = sum(map(Counter, layers.layers.values()), Counter[str]())
         others = ", ".join(f"{count} {name}" for name, count in counted.most_common())
         raise StageFailed(
             f"{what} was asked for in {precision}, but {found} of its {layers.total} compute "

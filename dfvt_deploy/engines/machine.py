@@ -1,8 +1,11 @@
-"""What can build engines here: TensorRT and its GPU, or the container command that has both."""
+"""What can build engines: TensorRT and its GPU here, or the container command that has both; and
+what NVIDIA's Triton images hold, as data: `data/triton_releases.json`."""
 
+import json
 import re
 import shlex
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +13,68 @@ from packaging.version import Version
 
 from .. import __version__
 from ..errors import BadInput, MissingDependency, StageFailed
-from ..gpu.devices import Gpu, find_gpu
-from ..gpu.errors import NotInstalled, Unavailable
-from ..gpu.libraries import LIBRARIES, load_library
+from ..gpu.devices import LIBRARIES, Gpu, NotInstalled, Unavailable, find_gpu, load_library
 from ..types import Flavor
 from .options import BuildOptions
-from .releases import DEFAULT_RELEASE, TritonRelease, triton_release
+
+_FILE = Path(__file__).parent.parent / "data" / "triton_releases.json"
+
+#: What is used where no release is named: one with the security fixes of 26.04 and later.
+DEFAULT_RELEASE = "26.07"
+
+#: What `--target` looks like.
+_TARGET = re.compile(r"tritonserver:([0-9]{2}\.[0-9]{2})(-py3)?")
+
+
+@dataclass(frozen=True)
+class TritonRelease:
+    """One release, such as 26.04. Versions have as many parts as are known; the sources are where
+    they were read."""
+
+    name: str
+    tensorrt: str
+    tensorrt_source: str
+    onnxruntime: str
+    onnxruntime_source: str
+
+    @property
+    def image(self) -> str:
+        return f"nvcr.io/nvidia/tritonserver:{self.name}-py3"
+
+    @property
+    def builder_image(self) -> str:
+        """The image with the same TensorRT and its Python package, which Triton's lacks."""
+        return f"nvcr.io/nvidia/tensorrt:{self.name}-py3"
+
+    def has_tensorrt(self, version: str) -> bool:
+        """Whether a TensorRT version is the one of this release, as far as that is known."""
+        known = Version(self.tensorrt).release
+        return Version(version).release[: len(known)] == known
+
+
+@cache
+def triton_releases() -> dict[str, TritonRelease]:
+    """Every known release by name, oldest first."""
+    content = json.loads(_FILE.read_text(encoding="utf-8"))
+    releases = {}
+    for name, row in sorted(content["releases"].items()):
+        found = {key: content["sources"][row[key]] for key in row if key.endswith("_source")}
+        releases[name] = TritonRelease(name, **(row | found))
+    return releases
+
+
+def triton_release(target: str) -> TritonRelease:
+    """The release of `tritonserver:YY.MM`; BadInput where it is written otherwise, or not known."""
+    found, releases = _TARGET.fullmatch(target), triton_releases()
+    if found is None:
+        raise BadInput(f"--target {target!r} is not tritonserver:YY.MM, as tritonserver:26.07")
+    if found[1] not in releases:
+        raise BadInput(
+            f"what {target} holds is not known; known releases: {', '.join(releases)}. "
+            f"Add it to {_FILE.name}, or build without --target inside that container"
+        )
+    return releases[found[1]]
+
 
 #: The first TensorRT that has all that is used here of strongly typed networks.
 LEAST_TENSORRT = "10.12"
@@ -24,18 +83,16 @@ LEAST_TENSORRT = "10.12"
 def bindings(flavor: Flavor) -> Any:
     """The module with the Python API of a flavor of TensorRT. Raises MissingDependency where it is
     not installed, StageFailed where it is too old, or its libraries cannot be loaded."""
+    library = LIBRARIES[flavor.value]
     try:
-        module = load_library(LIBRARIES[flavor.value])
+        module = load_library(library)
     except NotInstalled:
         raise MissingDependency(flavor.product, flavor.value) from None
     except Unavailable as error:
         raise StageFailed(str(error)) from error
-    found = module.__version__
-    if flavor is Flavor.TENSORRT and Version(found) < Version(LEAST_TENSORRT):
-        raise StageFailed(
-            f"TensorRT {found} is too old, the least is {LEAST_TENSORRT}; "
-            f"{LIBRARIES[flavor.value].install}"
-        )
+    found, least = module.__version__, LEAST_TENSORRT
+    if flavor is Flavor.TENSORRT and Version(found) < Version(least):
+        raise StageFailed(f"TensorRT {found} is too old, the least is {least}; {library.install}")
     return module
 
 
@@ -71,12 +128,9 @@ class Machine:
 
 
 def machine_for(options: BuildOptions) -> Machine:
-    """The machine that builds engines with these options.
-
-    Raises BadInput where TensorRT-RTX does not build for a compute capability that was asked for,
-    StageFailed where something is missing or does not fit, with the container command that builds
-    all the engines of the options.
-    """
+    """The machine that builds engines with these options. Raises BadInput where TensorRT-RTX does
+    not build for a compute capability that was asked for, StageFailed where something is missing or
+    does not fit, with the container command that builds all the engines of the options."""
     if options.flavor is Flavor.RTX:
         return _rtx_machine(options)
     release = triton_release(options.target or f"tritonserver:{DEFAULT_RELEASE}")
@@ -110,15 +164,10 @@ def container_command(options: BuildOptions, release: TritonRelease) -> list[str
     packages = f"dfvt-deploy=={__version__}"
     packages += " onnx" if options.precision in ("int8", "all") else ""
     return [
-        "docker",
-        "run",
-        "--rm",
-        "--gpus=all",
+        *("docker", "run", "--rm", "--gpus=all"),
         f"--volume={options.exports.resolve()}:{_MOUNTED}",
         *([f"--volume={kept.resolve()}:{_TIMING}"] if kept else []),
-        release.builder_image,
-        "bash",
-        "-c",
+        *(release.builder_image, "bash", "-c"),
         f"pip install --quiet {packages} && exec {inside.command_line()}",
     ]
 

@@ -11,11 +11,8 @@ from ..types import Flavor, Int8Target, Precision
 
 #: Fields of `BuildOptions` that mean nothing to TensorRT-RTX, which measures nothing as it builds.
 _TENSORRT_ONLY = (
-    "target",
-    "hardware_compatible",
-    "version_compatible",
-    "timing_cache",
-    "timing_cache_folder",
+    *("target", "hardware_compatible", "version_compatible"),
+    *("timing_cache", "timing_cache_folder"),
 )
 
 
@@ -83,7 +80,7 @@ class BuildOptions(Options):
         if self.precision != "all":
             onnx_file(self.precision, Int8Target.TENSORRT)  # refuses bf16
         if self.target is not None:
-            from .releases import triton_release
+            from .machine import triton_release
 
             triton_release(self.target)
         if not self.timing_cache:

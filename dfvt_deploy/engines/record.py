@@ -26,15 +26,9 @@ class ShapeProfile(Record):
 
 
 class BuildFlags(Record):
-    """The settings of TensorRT's builder.
-
-    optimization_level: 0 to 5; a higher level builds longer and may run faster.
-    workspace_bytes: the most scratch memory that a layer may use; None is the GPU's memory.
-    hardware_compatible: the engine runs on every GPU of compute capability 8.0 and up.
-    version_compatible: the engine loads in later releases of the same major version too.
-    weights_stripped: the engine computes nothing useful until it is refitted with the weights of
-        its ONNX file.
-    """
+    """The settings of TensorRT's builder, as in `BuildOptions`. `workspace_bytes` is the most
+    scratch memory that a layer may use; None is the GPU's memory. An engine with `weights_stripped`
+    computes nothing useful until it is refitted with the weights of its ONNX file."""
 
     tf32: bool = False
     optimization_level: int

@@ -1,15 +1,15 @@
 """The stages that a validation runs, with open runners, and those that it cannot run and why."""
 
-import tempfile
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..artifact import Artifact
 from ..compare import comparison_of
-from ..compare.limits import IDENTICAL
+from ..compare.agreement import IDENTICAL
 from ..errors import ArtifactError, DfvtError
 from ..names import ONNX_FILES, onnx_file
 from ..pipeline import Pipeline
@@ -28,39 +28,13 @@ from .stages import Part, Stage
 if TYPE_CHECKING:
     from torch import nn
 
-_CONVERTED = (Precision.FP16, Precision.INT8)
-
-
-@dataclass
-class Stages:
-    """The stages in the order in which an image passes them; the first is the reference. `not_run`
-    are those that could not be made, or were left out."""
-
-    pipeline: Pipeline
-    made: list[Stage] = field(default_factory=list)
-    not_run: list[NotRun] = field(default_factory=list)
-
-    def find(self, name: str) -> Stage:
-        """Raises StopIteration where there is no stage of this name."""
-        return next(stage for stage in self.made if stage.name == name)
-
-    def way_to(self, name: str) -> list[Stage]:
-        """The stages from the reference to this one."""
-        way: list[Stage] = []
-        source: str | None = name
-        while source is not None:
-            way.insert(0, self.find(source))
-            source = way[0].source
-        return way
-
 
 def check_files(artifact: Artifact, options: ValidateOptions, served: Served | None) -> None:
     """Raise ArtifactError where a file or a plan that the options name is missing or stale."""
-    files = artifact.manifest.files
+    files, plans = artifact.manifest.files, artifact.manifest.plans()
     for precision in options.precisions:
         if precision is not Precision.BF16 and not _targets(artifact, precision):
             artifact.onnx_path(precision)  # raises with the command that makes the file
-    plans = artifact.manifest.plans()
     for name in options.engines:
         if name not in plans:
             raise ArtifactError(
@@ -78,64 +52,68 @@ def check_files(artifact: Artifact, options: ValidateOptions, served: Served | N
         )
 
 
-def build_stages(
-    artifact: Artifact,
-    options: ValidateOptions,
-    model: "nn.Module | None",
-    live: LiveServer | None,
-    stack: ExitStack,
-) -> Stages:
-    """Open a runner for every stage; `stack` closes them.
-
-    model: the PyTorch model that is the reference; model.onnx is the reference without it.
-    Raises DfvtError where a stage that the options name cannot run, or model.onnx cannot.
-    """
-    builder = _Builder(artifact, options, live, stack)
-    if model is not None:
-        builder.add_pytorch(model)
-        builder.add_exported(model)
-        builder.add_simplified(source=stages.ONNX)
-    else:
-        for name in (stages.REFERENCE, stages.ONNX):
-            builder.leave_out(name, "--against onnx: model.onnx is the reference")
-        builder.add_simplified(source=None)
-    for precision in _CONVERTED:
-        builder.add_converted(precision)
-    builder.add_bfloat16()
-    builder.add_engines()
-    builder.add_fast_decode()
-    builder.add_served()
-    return builder.found
-
-
 def _targets(artifact: Artifact, precision: Precision) -> list[Int8Target]:
     """The targets for which the model has a file of a precision; only INT8 has more than one."""
     targets = list(Int8Target) if precision is Precision.INT8 else [Int8Target.CPU]
     return [t for t in targets if onnx_file(precision, t) in artifact.manifest.files]
 
 
+def build_stages(
+    artifact: Artifact,
+    options: ValidateOptions,
+    model: "nn.Module | None",
+    live: LiveServer | None,
+    stack: ExitStack,
+) -> "Stages":
+    """Open a runner for every stage; `stack` closes them.
+
+    model: the PyTorch model that is the reference; model.onnx is the reference without it.
+    Raises DfvtError where a stage that the options name cannot run, or model.onnx cannot.
+    """
+    found = Stages(artifact, options, live, stack)
+    if model is not None:
+        found.add_pytorch(model)
+        found.add_exported(model)
+    else:
+        for name in (stages.REFERENCE, stages.ONNX):
+            found.leave_out(name, "--against onnx: model.onnx is the reference")
+    path = artifact.onnx_path()
+    source = None if model is None else stages.ONNX
+    title = f"{path.name}, simplified"
+    found.add_network(found.onnx_runner(path), stages.SIMPLIFIED, source, title, file=path.name)
+    for precision in (Precision.FP16, Precision.INT8):
+        found.add_converted(precision)
+    found.add_bfloat16()
+    found.add_engines()
+    found.add_fast_decode()
+    found.add_served()
+    return found
+
+
 @dataclass
-class _Builder:
-    """The stages found so far, and what each of them needs to be made."""
+class Stages:
+    """The stages in the order in which an image passes them; the first is the reference. `not_run`
+    are those that could not be made, or were left out."""
 
     artifact: Artifact
     options: ValidateOptions
     live: LiveServer | None
     stack: ExitStack
+    made: list[Stage] = field(default_factory=list)
+    not_run: list[NotRun] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.manifest = self.artifact.manifest
         self.comparison = comparison_of(self.manifest.task)
         self.served_precision = self.live.precision if self.live else None
-        answer_options = self.live.answer_options if self.live else {}
-        self.found = Stages(Pipeline(self.manifest, answer_options))
+        self.pipeline = Pipeline(self.manifest, self.live.answer_options if self.live else {})
 
     def leave_out(self, name: str, reason: str) -> None:
-        self.found.not_run.append(NotRun(name=name, reason=reason))
+        self.not_run.append(NotRun(name=name, reason=reason))
 
     def add(self, *fields: Any, **more: Any) -> None:
         """Add a stage by the fields of `Stage` that follow the task."""
-        self.found.made.append(Stage(self.manifest.task, *fields, **more))
+        self.made.append(Stage(self.manifest.task, *fields, **more))
 
     def add_network(
         self, runner: Runner, *names: str | None, rounds: bool = False, **more: Any
@@ -143,23 +121,20 @@ class _Builder:
         """Add a stage that runs the network with another runner, by its name, source and title. It
         `rounds`, as its precision does, where the precision or the hardware is another than that of
         the stage before it."""
-        step = stages.network_step(self.found.pipeline, self.stack.enter_context(runner))
+        step = partial(stages.run_network, self.pipeline, self.stack.enter_context(runner))
         precision = more.get("precision", Precision.FP32) if rounds else Precision.FP32
         self.add(*names, step, Part.OUTPUTS, self.comparison.release_limits(precision), **more)
 
     def add_pytorch(self, model: "nn.Module") -> None:
         from ..runners.pytorch import PytorchRunner
 
-        runner = PytorchRunner(self.manifest, model, self.options.device)
+        runner = PytorchRunner(self.manifest, model, self.options.device, self.options.threads)
         self.add_network(runner, stages.REFERENCE, None, "PyTorch, float32")
 
     def add_exported(self, model: "nn.Module") -> None:
         """The graph as torch.onnx writes it, before `export` simplifies it."""
-        import onnx
-
         from ..exporters.options import ExportOptions
-        from ..exporters.recipe import recipe_of
-        from ..exporters.to_onnx import onnx_from_graph
+        from ..exporters.recipe import onnx_from_graph, recipe_of
 
         manifest = self.manifest
         options = ExportOptions(
@@ -169,18 +144,11 @@ class _Builder:
             static=manifest.preprocessing.canvas,
             logits=any(output.name == "logits" for output in manifest.outputs),
         )
-        folder = tempfile.TemporaryDirectory(prefix="dfvt_validate_")
-        path = Path(self.stack.enter_context(folder)) / "exported.onnx"
         with spinner(f"{manifest.name}: exporting again with torch.onnx"):
             graph = recipe_of(manifest.task).graph(model, options)
-            onnx.save_model(onnx_from_graph(graph, manifest.graph.opset), path)
-        title = "ONNX as torch.onnx wrote it"
-        self.add_network(self.onnx_runner(path), stages.ONNX, stages.REFERENCE, title)
-
-    def add_simplified(self, source: str | None) -> None:
-        file = ONNX_FILES[Precision.FP32]
-        runner = self.onnx_runner(self.artifact.onnx_path())
-        self.add_network(runner, stages.SIMPLIFIED, source, f"{file}, simplified", file=file)
+            exported = onnx_from_graph(graph, manifest.graph.opset)
+        runner = self.onnx_runner(exported.SerializeToString())
+        self.add_network(runner, stages.ONNX, stages.REFERENCE, "ONNX as torch.onnx wrote it")
 
     def add_converted(self, precision: Precision) -> None:
         """Add a stage for each file of a precision; INT8 may have one for each target."""
@@ -254,16 +222,18 @@ class _Builder:
         """Add to each file's stage one with images decoded at reduced scale, if asked or served."""
         if not (self.options.fast_decode or (self.live and self.live.fast_decode)):
             return
-        pipeline = replace(self.found.pipeline, fast_decode=True)
+        pipeline = replace(self.pipeline, fast_decode=True)
         more: dict[str, Any] = {"changes": True, "fast_decode": True}
         more["step_limits"] = self.comparison.release_limits(Precision.INT8)
-        for source in [stage for stage in self.found.made if stage.file]:
-            step = stages.preprocess_step(source, lambda feed: pipeline.read(feed["image"].item()))
+        for source in [stage for stage in self.made if stage.file]:
+            step = partial(stages.run_preprocessing, source, pipeline.read)
             name, title = (f"{text}{stages.FAST_DECODE}" for text in (source.name, source.title))
             stage = replace(source, name=name, source=source.name, title=title, step=step, **more)
-            self.found.made.append(stage)
+            self.made.append(stage)
 
     def add_served(self) -> None:
+        from ..serving.tasks import served_task
+
         live = self.live
         if live is None:
             reason = (
@@ -282,9 +252,10 @@ class _Builder:
                 f"the server serves {live.file}, which does not run here, and {built_from}, "
                 "which it was built from, is missing; convert the model again"
             )
-        precision, file = source.precision, live.file
+        precision, shown = source.precision, live.file
         is_fp32 = precision is Precision.FP32
-        shown = f"{file} in {precision}" if precision is Precision.BF16 else file
+        if precision is Precision.BF16:
+            shown += f" in {precision}"
 
         def runner(step: str) -> Runner:
             triton: Runner = TritonRunner(f"{name}{step}", live.url, live.protocol)
@@ -292,18 +263,20 @@ class _Builder:
 
         decoded = source.name + (stages.FAST_DECODE if live.fast_decode else "")
         more: dict[str, Any] = {"precision": precision, "fast_decode": live.fast_decode}
-        step = stages.preprocess_step(source, runner("_preprocess").infer)
+        preprocess = partial(stages.run_image, runner("_preprocess"))
+        step = partial(stages.run_preprocessing, source, preprocess)
         title = f"{name}_preprocess, called with the image"
         self.add(stages.PREPROCESS, decoded, title, step, Part.INPUTS, IDENTICAL, **more)
         network = TritonRunner(f"{name}_network", live.url, live.protocol)
         title = f"{name}_network, serving {shown} over {live.protocol}"
         names = stages.NETWORK, stages.PREPROCESS, title
         self.add_network(network, *names, rounds=not is_fp32, **more)
-        step = stages.postprocess_step(self.manifest.task, runner("_postprocess"))
+        outputs = served_task(self.manifest.task).network_outputs
+        step = partial(stages.run_postprocessing, outputs, runner("_postprocess"))
         limits = self.comparison.same_code_limits
         title = f"{name}_postprocess, called with the network's outputs"
         self.add(stages.POSTPROCESS, stages.NETWORK, title, step, Part.ANSWERS, limits, **more)
-        step = stages.ensemble_step(runner(""))
+        step = partial(stages.run_ensemble, runner(""))
         # The network runs a second time, and a GPU may round differently from run to run.
         limits_of = Precision.FP32 if is_fp32 else Precision.FP16
         limits = self.comparison.release_limits(limits_of, of_answers=True)
@@ -311,11 +284,10 @@ class _Builder:
         self.add(stages.ENSEMBLE, stages.POSTPROCESS, title, step, Part.ANSWERS, limits, **more)
 
     def stage_of_file(self, file: str, precision: Precision) -> Stage | None:
-        made = self.found.made
-        return next((s for s in made if (s.file, s.precision) == (file, precision)), None)
+        return next((s for s in self.made if (s.file, s.precision) == (file, precision)), None)
 
-    def onnx_runner(self, path: Path) -> Runner:
+    def onnx_runner(self, model: Path | bytes) -> Runner:
         providers: Any = CUDA if self.options.device == "cuda" else CPU
         # With images of any size the arena would keep the most memory that each ever needed.
-        arena = self.found.pipeline.has_fixed_size
-        return OnnxRuntimeRunner(path, providers, self.options.threads, arena=arena)
+        arena = self.pipeline.has_fixed_size
+        return OnnxRuntimeRunner(model, providers, self.options.threads, arena=arena)

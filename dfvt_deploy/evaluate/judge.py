@@ -1,10 +1,94 @@
-"""What is decided about each stage, which stage is to blame, and the outcome of a validation."""
+"""The accuracy gate, what is decided about each stage, the stage to blame, and the outcome.
 
+Figures are measured on a sample of images, so they have an error, which a bootstrap estimates: draw
+as many images as there are, with repetition, score the models on the drawn images, and repeat. A
+quantile of the results is a one-sided 95 % bound. For a drop both models are scored on the same
+drawn images, since images on which both are right, or both wrong, hardly add to its error.
+"""
+
+import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
 
 from ..manifest import Check
+from .metrics import ImageResult, Indices, Metric
 from .results import Basis, ChanceLevel, GateFigures, Outcome, StageResult, Unjudged
+from .stages import way_to
+
+#: The confidence that a figure is not beyond its bound.
+CONFIDENCE = 0.95
+
+#: Points above chance that the reference must reach. Labels in another order leave a few classes
+#: right, so a score a little above chance is still a mistake.
+CHANCE_MARGIN = 2.0
+
+#: Draws of the bootstrap for the reference's bound; a metric says how many the gate makes.
+_CHANCE_RESAMPLES = 200
+
+#: Decimals that a drop is rounded to, because the figures' arithmetic is not exact beyond them.
+_DIGITS = 9
+
+
+def decide(
+    metric: Metric,
+    reference_results: Sequence[ImageResult],
+    candidate_results: Sequence[ImageResult],
+    max_drop: float,
+    resamples: int | None = None,
+    seed: int = 0,
+) -> GateFigures:
+    """Compare the accuracy of two models, by their results for the same images in the same order,
+    by the first figure of a metric, which may drop by `max_drop` points. `resamples` is the number
+    of bootstrap draws; the metric's own by default."""
+    name, count = metric.names[0], len(reference_results)
+    scorers = [metric.scorer(r, (name,)) for r in (reference_results, candidate_results)]
+
+    def drop_on(indices: Indices | None) -> float:
+        reference, candidate = (score(indices)[name] for score in scorers)
+        return reference - candidate
+
+    drop = upper = round(drop_on(None), _DIGITS)
+    pairs = zip(reference_results, candidate_results, strict=True)
+    if any(first != second for first, second in pairs):
+        rng = np.random.default_rng(seed)
+        draws = resamples or metric.resamples
+        drops = [drop_on(rng.integers(0, count, count)) for _ in range(draws)]
+        # The figure of a draw is nan if the draw has no image on which anything can be counted.
+        upper = round(float(np.nanquantile(drops, CONFIDENCE)), _DIGITS)
+    within: Outcome = "passed" if upper <= max_drop else "inconclusive"
+    needed = None
+    if drop < max_drop < upper:  # the bound's distance shrinks with the root of the images
+        needed = math.ceil(count * ((upper - drop) / (max_drop - drop)) ** 2)
+    return GateFigures(
+        verdict=within if drop <= max_drop else "failed",
+        drop=drop,
+        upper_bound=upper,
+        limit=max_drop,
+        images=count,
+        images_needed=needed,
+    )
+
+
+def chance_level(metric: Metric, results: Sequence[ImageResult], num_classes: int) -> ChanceLevel:
+    """The reference's score beside chance; no drop means anything where it is not better. A few
+    images may be right by luck, so it is the lower bound that must be above chance."""
+    chance, name, count = metric.chance(num_classes), metric.names[0], len(results)
+    score_of = metric.scorer(results, (name,))
+    score = score_of(None)[name] if results else math.nan
+    bound = math.nan
+    if not math.isnan(score):
+        rng = np.random.default_rng(0)
+        draws = [score_of(rng.integers(0, count, count))[name] for _ in range(_CHANCE_RESAMPLES)]
+        bound = float(np.nanquantile(draws, 1 - CONFIDENCE))
+    return ChanceLevel(
+        score=None if math.isnan(score) else round(score, 6),
+        lower_bound=None if math.isnan(bound) else round(bound, 6),
+        chance=round(chance, 6),
+        needed=round(chance + CHANCE_MARGIN, 6),
+    )
+
 
 #: Points below which a drop is rounding.
 _NO_DROP = 1e-9
@@ -20,8 +104,7 @@ _CHANCE_CAUSES = (
 )
 
 
-@dataclass(frozen=True)
-class Conclusion:
+class Conclusion(NamedTuple):
     """The outcome of a validation, the stage to blame for it, and the reason in a sentence."""
 
     outcome: Outcome
@@ -44,15 +127,15 @@ def judge(
     if stage.source is None:
         return stage
     if broken := failed_in_step(stage):
-        reason = f"against {stage.source}: {format_checks(broken)}"
+        reason = f"against {stage.source}: {_format_checks(broken)}"
         return _decided(stage, "failed", Basis.STEP, reason)
     if level is not None and level.at_chance:
-        return _decided(stage, "inconclusive", Basis.CHANCE, format_agreement(stage))
+        return _decided(stage, "inconclusive", Basis.CHANCE, _format_agreement(stage))
     if stage.gate is not None:
-        reason = "; ".join(filter(None, (format_gate(stage.gate), format_agreement(stage))))
+        reason = "; ".join(filter(None, (_format_gate(stage.gate), _format_agreement(stage))))
         return _decided(stage, stage.gate.verdict, Basis.GATE, reason)
     if stage.broken_checks:
-        return _decided(stage, "failed", Basis.AGREEMENT, format_checks(stage.broken_checks))
+        return _decided(stage, "failed", Basis.AGREEMENT, _format_checks(stage.broken_checks))
     if finds_nothing:
         return _decided(stage, "inconclusive", Basis.NOTHING_FOUND, _NOTHING_FOUND)
     return _decided(stage, "passed", Basis.AGREEMENT, "")
@@ -72,11 +155,10 @@ def failed_in_step(stage: StageResult) -> tuple[Check, ...]:
     )
 
 
-def first_undecided_or_failed(stages: Iterable[StageResult]) -> StageResult | None:
+def _first_failed(stages: Iterable[StageResult]) -> StageResult | None:
     """The first stage that failed, else the first that is inconclusive."""
-    ranked = ("failed", "inconclusive")
-    found = [stage for stage in stages if stage.outcome in ranked]
-    return min(found, key=lambda stage: ranked.index(stage.outcome), default=None)
+    found = [stage for stage in stages if stage.outcome in ("failed", "inconclusive")]
+    return min(found, key=lambda stage: stage.outcome != "failed", default=None)
 
 
 def culprit_of(stages: Sequence[StageResult]) -> str | None:
@@ -85,17 +167,12 @@ def culprit_of(stages: Sequence[StageResult]) -> str | None:
     It is the stage that did not pass, if its own step is the reason. Else it is a stage on the way
     to that one: the first that broke a limit of its step, or the one with the largest drop.
     """
-    failed = first_undecided_or_failed(stages)
+    failed = _first_failed(stages)
     if failed is None:
         return None
     if failed.basis is Basis.STEP:
         return failed.name
-    by_name = {stage.name: stage for stage in stages}
-    way: list[StageResult] = []
-    stage = failed
-    while stage.source is not None:
-        way.insert(0, stage)
-        stage = by_name[stage.source]
+    way: list[StageResult] = way_to(failed.name, stages)[1:]
     for stage in way:
         if not all(check.passed for check in stage.step_checks):
             return stage.name
@@ -117,13 +194,12 @@ def conclude(
     culprit = culprit_of(stages)
     if refused:
         first = unjudged[0]
-        return Conclusion(
-            "failed",
-            culprit or first.stage,
+        reason = (
             f"{refused:,} of {images + refused:,} images could not be judged, such as "
-            f"{first.image}, refused by {first.stage}: {first.reason}",
+            f"{first.image}, refused by {first.stage}: {first.reason}"
         )
-    stage = first_undecided_or_failed(stages)
+        return Conclusion("failed", culprit or first.stage, reason)
+    stage = _first_failed(stages)
     if stage is None:
         return Conclusion("passed", None, _format_passed(stages, metric))
     outcome: Outcome = "failed" if stage.outcome == "failed" else "inconclusive"
@@ -137,20 +213,18 @@ def conclude(
     return Conclusion(outcome, culprit, reason)
 
 
-def format_checks(checks: Iterable[Check]) -> str:
-    """Checks in words, apart by semicolons."""
+def _format_checks(checks: Iterable[Check]) -> str:
     return "; ".join(map(str, checks))
 
 
-def format_agreement(stage: StageResult) -> str:
+def _format_agreement(stage: StageResult) -> str:
     """The limits of agreement that a stage breaks, in words; empty where it keeps all."""
     if not stage.broken_checks:
         return ""
-    return f"agreement is beyond its limits: {format_checks(stage.broken_checks)}"
+    return f"agreement is beyond its limits: {_format_checks(stage.broken_checks)}"
 
 
-def format_gate(gate: GateFigures) -> str:
-    """The gate's decision about a stage in words."""
+def _format_gate(gate: GateFigures) -> str:
     text = (
         f"drop {gate.drop:.2f} points, upper bound {gate.upper_bound:.2f}, limit {gate.limit:g}, "
         f"{gate.images} images"
@@ -172,8 +246,7 @@ def _format_passed(stages: Sequence[StageResult], metric: str | None) -> str:
 
 def _format_beyond(stages: Sequence[StageResult]) -> str:
     """The stages whose agreement is beyond its limits, in words."""
-    beyond = [stage for stage in stages if stage.broken_checks]
-    return "; ".join(f"{stage.name}: {format_agreement(stage)}" for stage in beyond)
+    return "; ".join(f"{s.name}: {_format_agreement(s)}" for s in stages if s.broken_checks)
 
 
 def _format_chance(

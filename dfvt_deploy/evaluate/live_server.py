@@ -96,10 +96,8 @@ def live_server(
 
 
 def answer_options_at(artifact: Artifact, url: str, protocol: TritonProtocol) -> dict[str, Any]:
-    """The options of postprocessing that a server answers with.
-
-    Raises BadInput where the server serves another model under this name.
-    """
+    """The options of postprocessing that a server answers with; BadInput where it serves another
+    model under this name."""
     from ..serving.tasks import served_task
 
     manifest = artifact.manifest
@@ -114,9 +112,6 @@ def answer_options_at(artifact: Artifact, url: str, protocol: TritonProtocol) ->
         )
     # A size that is an answer option, such as k, is read off the shape of an answer.
     for answer in task.answers:
-        options |= {
-            dim: size
-            for dim, size in zip(answer.shape, shapes[answer.name], strict=True)
-            if dim in options
-        }
+        sizes = zip(answer.shape, shapes[answer.name], strict=True)
+        options |= {dim: size for dim, size in sizes if dim in options}
     return options

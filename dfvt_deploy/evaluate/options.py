@@ -101,21 +101,15 @@ class ValidateOptions(Options):
     fresh: bool = option(False, help="Discard the results of an earlier run and start over.")
 
     def check(self) -> None:
-        """Refuse options that do not go together."""
-        if self.dataset is not None and self.data is None:
+        if self.dataset is None:
+            metric = "is in points of a dataset's metric and needs --dataset and --data; without "
+            self.refuse(metric + "labels the limits of agreement decide", "max_drop")
+            kinds = "needs --dataset imagenet, coco or ade20k; "
+            self.refuse(kinds + "give images without labels as --images", "data")
+        elif self.data is None:
             raise BadInput(f"--dataset {self.dataset} needs --data, the dataset's folder or file")
-        if self.dataset is None and self.data is not None:
-            raise BadInput(
-                "--data needs --dataset imagenet, coco or ade20k; give images without labels as "
-                "--images"
-            )
-        if self.dataset is not None and self.images is not None:
-            raise BadInput("--images is for images without labels; leave it out with --dataset")
-        if self.max_drop is not None and self.dataset is None:
-            raise BadInput(
-                "--max-drop is in points of a dataset's metric and needs --dataset and --data; "
-                "without labels the limits of agreement decide"
-            )
+        else:
+            self.refuse("is for images without labels; leave it out with --dataset", "images")
         if self.serve and self.url is not None:
             raise BadInput("--serve starts a server, --url names a running one; give one of them")
         if self.url is None:

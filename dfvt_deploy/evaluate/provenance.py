@@ -3,20 +3,15 @@
 import os
 import platform
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from ..artifact import Artifact
-from ..cores import processor
-from ..files import sha256_of
+from ..cores import processor, processor_field
+from ..files import digest_of, sha256_of
 from ..manifest import Manifest
 from ..provenance import tool_versions
 from .build_stages import Stages
-from .live_server import LiveServer
+from .datasets.sample import Dataset
 from .options import ValidateOptions
-from .store import digest_of
-
-if TYPE_CHECKING:
-    from .datasets.sample import Dataset
 
 _PACKAGES = (
     *("dfvt-deploy", "torch", "onnx", "onnxruntime", "onnxruntime-gpu", "onnxsim", "openvino"),
@@ -31,15 +26,9 @@ _SERVED_SUFFIXES = (".pbtxt", ".py", ".txt", ".onnx", ".plan")
 _INSTRUCTION_SETS = ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "avx_vnni", "amx_tile")
 
 
-def results_key(
-    artifact: Artifact,
-    stages: Stages,
-    options: ValidateOptions,
-    live: LiveServer | None,
-    dataset: "Dataset",
-) -> str:
+def results_key(stages: Stages, dataset: Dataset) -> str:
     """A short hash of what the results of single images depend on beside the images."""
-    manifest = artifact.manifest
+    manifest, live = stages.manifest, stages.live
     server: list[Any] = []
     if live is not None:
         server = [live.protocol, live.file, live.precision]
@@ -52,7 +41,7 @@ def results_key(
             manifest.graph.opset,
             hashes,
             dict(stages.pipeline.answer_options),
-            options.device,
+            stages.options.device,
             server,
             dataset.kind,
             versions(manifest),
@@ -79,12 +68,9 @@ def _contents(repository: Path, manifest: Manifest) -> list[tuple[str, str]]:
 def versions(manifest: Manifest | None = None) -> dict[str, str]:
     """Versions of Python and of the packages that figures depend on, here and at the export."""
     found = {"python": platform.python_version(), **tool_versions(*_PACKAGES)}
-    others = {
-        f"{name} at the export": version
-        for name, version in (manifest.versions.items() if manifest else ())
-        if found.get(name, version) != version
-    }
-    return found | others
+    exported = manifest.versions if manifest else {}
+    others = {name: v for name, v in exported.items() if found.get(name, v) != v}
+    return found | {f"{name} at the export": version for name, version in others.items()}
 
 
 def hardware(device: str) -> dict[str, str]:
@@ -94,11 +80,7 @@ def hardware(device: str) -> dict[str, str]:
         "processor": processor(),
         "cores": str(os.cpu_count()),
     }
-    cpu = Path("/proc/cpuinfo")
-    if cpu.is_file():
-        lines = cpu.read_text(errors="replace").split("\n\n")[0].splitlines()
-        fields = {k.strip(): v.strip() for k, _, v in (line.partition(":") for line in lines)}
-        flags = fields.get("flags", "").split()
+    if flags := processor_field("flags").split():
         known = ", ".join(name for name in _INSTRUCTION_SETS if name in flags)
         found["instruction sets"] = known or f"none of {', '.join(_INSTRUCTION_SETS)}"
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -1,19 +1,97 @@
-"""The report of a validation: one HTML page that loads nothing from elsewhere."""
+"""What a validation writes: one HTML page that loads nothing from elsewhere, with the images whose
+answers changed most, its JSON, and the verdicts in the manifest."""
 
+import base64
+import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..artifact import Artifact, update_manifest
 from ..compare import comparison_of
+from ..compare.detection import MIN_SCORE
 from ..data import DIRECTORY
+from ..drawing import drawing_of
 from ..errors import optional
-from ..manifest import Check
-from .pictures import Picture
+from ..files import staging_directory
+from ..manifest import Check, Manifest, Verdict
+from ..names import judged_form
+from ..tasks.images import decode_image
+from ..text_files import printable
+from ..types import Precision, Task
+from . import run
+from .build_stages import Stages
+from .datasets.sample import Dataset
+from .judge import failed_in_step
 from .results import StageResult, Validation
+from .stages import StageOutputs, way_to
 
 if TYPE_CHECKING:
     import jinja2
+
+#: Longest side of a drawn image, in pixels.
+_DRAWN_SIDE = 480
+
+#: Answers that are written out below a drawn image.
+_WRITTEN = 5
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """An answer: drawn on its image, a data URI, and its best rows as text."""
+
+    uri: str
+    rows: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image with both answers; or the `problem` why one cannot be drawn."""
+
+    image: str
+    change: float
+    reference: Drawn | None = None
+    candidate: Drawn | None = None
+    problem: str = ""
+
+
+def drawn_changes(
+    validation: Validation, stages: Stages, dataset: Dataset
+) -> dict[str, list[Picture]]:
+    """Pass the images that changed most through a stage again and draw the answers, by stage: of
+    the shown one, of files in another precision, and of stages beyond their own step's limits."""
+    samples = {printable(sample.id): sample for sample in dataset.samples}
+    pictures: dict[str, list[Picture]] = {}
+    for stage in validation.stages:
+        keeps = all(check.passed for check in stage.step_checks)
+        rounds = stage.changes or (stage.file and stage.precision is not Precision.FP32)
+        if keeps and not rounds and stage.name != validation.shown:
+            continue
+        way, drawn = way_to(stage.name, stages.made), pictures.setdefault(stage.name, [])
+        for changed in stage.changed:
+            prepared = run.prepare(samples[changed.image], stages.pipeline)
+            try:
+                done = [outputs for _, outputs, _ in run.stage_outputs(way, prepared)]
+                first, last = (_drawn(validation.task, outputs) for outputs in (done[0], done[-1]))
+                drawn.append(Picture(changed.image, changed.change, first, last))
+            except (run.ImageRefused, ValueError, IndexError) as error:
+                drawn.append(Picture(changed.image, changed.change, problem=str(error)))
+    return pictures
+
+
+def _drawn(task: Task, outputs: StageOutputs) -> Drawn:
+    answers = {name: value[0] for name, value in outputs.answers.items()}
+    image = decode_image(outputs.encoded)
+    drawing = drawing_of(task)
+    image = drawing.draw(image, answers, MIN_SCORE, side=_DRAWN_SIDE)
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=82)
+    rows = (", ".join(cells[1:]) for cells in drawing.rows(answers)[:_WRITTEN])
+    uri = "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
+    return Drawn(uri, tuple(rows))
+
 
 TEMPLATE = "report.html.j2"
 
@@ -60,11 +138,8 @@ def shown_checks(checks: Sequence[Check]) -> list[Check]:
 
 @dataclass(frozen=True)
 class Bar:
-    """One stage, in percent of the chart's width.
-
-    left, width: the part between the figure of the stage before it and its own.
-    end: its own figure.
-    """
+    """One stage, in percent of the chart's width: where its own figure `end`s, and the part between
+    the figure of the stage before it and its own."""
 
     stage: StageResult
     text: str
@@ -89,11 +164,8 @@ def waterfall(validation: Validation) -> Waterfall:
     title = f"{validation.metric}, points"
     if validation.metric is None:
         title = f"{comparison.share_title}, percent"
-    values: dict[str, float] = {}
-    for stage in validation.stages:
-        value = _value(validation, stage, comparison.share)
-        if not math.isnan(value):
-            values[stage.name] = value
+    figures = {s.name: _value(validation, s, comparison.share) for s in validation.stages}
+    values = {name: value for name, value in figures.items() if not math.isnan(value)}
     if not values:
         return Waterfall(title, (), ())
     low, high = min(values.values()), max(values.values())
@@ -105,12 +177,12 @@ def waterfall(validation: Validation) -> Waterfall:
 
     bars = []
     for stage in validation.stages:
-        if stage.name not in values:
+        if (value := values.get(stage.name)) is None:
             continue
-        end = place(values[stage.name])
-        start = place(values[stage.source]) if stage.source in values else 0.0
-        drop = values[stage.source] - values[stage.name] if stage.source in values else 0.0
-        text = f"{values[stage.name]:.2f}" + (f" ({-drop:+.2f})" if abs(drop) >= 0.005 else "")
+        before = values.get(stage.source or "")
+        gain = 0.0 if before is None else value - before
+        start, end = 0.0 if before is None else place(before), place(value)
+        text = f"{value:.2f}" + (f" ({gain:+.2f})" if abs(gain) >= 0.005 else "")
         bars.append(Bar(stage, text, min(start, end), abs(end - start), end))
     ticks = tuple((place(v), f"{v:.4g}") for v in (low, (low + high) / 2, high))
     return Waterfall(title, tuple(bars), ticks)
@@ -122,3 +194,63 @@ def _value(validation: Validation, stage: StageResult, share: str) -> float:
     if stage.source is None:
         return 100.0
     return math.nan if stage.total is None else 100 * stage.total.figures.get(share, math.nan)
+
+
+def record_validation(
+    found: Validation, pictures: dict[str, list[Picture]], directory: Path, *, verdicts: bool
+) -> None:
+    """Write the HTML and the JSON report into the folder of an exported model, in one step; with
+    `verdicts` also the verdict about each file into the folder's manifest."""
+    with staging_directory(directory) as staging:
+        files = {name: staging / name for name in found.reports.values()}
+        json_file, html_file = (files[found.reports[kind]] for kind in ("json", "html"))
+        json_file.write_text(found.as_text(), encoding="utf-8")
+        html_file.write_text(html_report(found, pictures), encoding="utf-8")
+
+        def change(manifest: Manifest) -> Manifest:
+            return with_verdicts(manifest, found) if verdicts else manifest
+
+        update_manifest(directory, change, files)
+
+
+def with_verdicts(manifest: Manifest, found: Validation) -> Manifest:
+    """The manifest with a verdict about each file that was judged and has not changed since.
+
+    A file fails if a stage on the way to it changed what it should not. A gate's verdict about a
+    file stays where a run without a gate passes.
+    """
+    verdicts = dict(manifest.verdicts)
+    for stage in found.stages:
+        if stage.file is None or stage.outcome == "reference":
+            continue
+        record = manifest.files.get(stage.file)
+        if record is None or record.sha256 != stage.sha256:
+            continue
+        before = way_to(stage.name, found.stages)[:-1]
+        outcome = "failed" if found.refused or any(map(failed_in_step, before)) else stage.outcome
+        form = stage.file, stage.precision, stage.fast_decode
+        stands = Artifact(Path(), manifest).verdict(*form)
+        if outcome == "passed" and stage.gate is None and stands is not None and stands.by_gate:
+            continue
+        verdicts[judged_form(*form)] = Verdict(
+            verdict=outcome,
+            file_sha256=record.sha256,
+            created=found.created,
+            command=found.command,
+            dataset=found.dataset,
+            images=found.images,
+            metric=found.metric or "agreement",
+            figures=_figures(stage),
+            report=found.reports["json"],
+        )
+    return manifest.model_copy(update={"verdicts": verdicts})
+
+
+def _figures(stage: StageResult) -> dict[str, float | None]:
+    if stage.gate is not None:
+        gate = stage.gate
+        return {"drop": gate.drop, "upper_bound": gate.upper_bound, "limit": gate.limit}
+    return {
+        check.name: check.figure if math.isfinite(check.figure) else None
+        for check in stage.total_checks
+    }

@@ -18,8 +18,8 @@ class Basis(StringEnum):
     `STEP`: the stage changed what it should not change, against the stage before it.
     `GATE`: the drop of the dataset's metric.
     `AGREEMENT`: the limits of agreement with the stage before it and with the reference.
-    `CHANCE`: the reference scores no better than chance, so that no drop means anything.
-    `NOTHING_FOUND`: the reference finds nothing on any image, so that agreement means nothing.
+    `CHANCE`, `NOTHING_FOUND`: the reference scores no better than chance, so that no drop means
+        anything, or it finds nothing on any image, so that agreement means nothing.
     """
 
     STEP = "step"
@@ -83,7 +83,6 @@ class ChanceLevel(Record):
 
     @property
     def at_chance(self) -> bool:
-        """Whether the reference is not known to be better than chance."""
         return self.lower_bound is None or self.lower_bound <= self.needed
 
 
@@ -130,7 +129,6 @@ class StageResult(PrintableRecord):
 
     @property
     def broken_checks(self) -> tuple[Check, ...]:
-        """The limits of agreement that the stage does not keep."""
         return tuple(c for c in (*self.step_checks, *self.total_checks) if not c.passed)
 
 

@@ -1,27 +1,141 @@
-"""Images through the stages, one by one; the result of each is stored at once."""
+"""Images through the stages, one by one; the result of each is stored at once in an SQLite
+database, so that an interrupted run goes on.
 
+The database's name is a hash of what the results depend on beside the images: the files of the
+model, the stages and the server. A row is found by its image's id and by a digest of the image's
+file and truth, so runs on more or fewer images share results.
+"""
+
+import json
+import sqlite3
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
-from numpy.typing import NDArray
+from pydantic import Field
 
 from ..compare import comparison_of
-from ..errors import BadInput, DfvtError, MissingDependency, StageFailed
+from ..compare.agreement import Agreement
+from ..errors import ArtifactError, BadInput, DfvtError, MissingDependency, StageFailed
+from ..files import digest_of
+from ..manifest import Record
 from ..pipeline import Pipeline
 from ..progress import image_bar
-from ..runners import InferenceFailed
+from ..runners import InferenceFailed, Tensors
 from ..tasks.images import ImageError
+from .datasets.sample import Sample
+from .metrics import Metric
 from .results import Unjudged
 from .stages import Part, Stage, StageOutputs
-from .store import ImageRecord, Key, ResultStore, StageRecord, digest_of
 
-if TYPE_CHECKING:
-    from .datasets.sample import Sample
-    from .metrics import Metric
+#: An image's id and its digest; see `sample_digest`.
+Key = tuple[str, str]
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS results (
+    image BLOB, digest TEXT, result TEXT NOT NULL, PRIMARY KEY (image, digest)
+) WITHOUT ROWID
+"""
+
+
+class StageRecord(Record):
+    """One image at one stage: how much of each class id was answered, the agreement with the stage
+    before it (None for the reference) and with the reference (None where that is the stage before
+    it), and the metric's result, where the image has a truth."""
+
+    classes: dict[int, float]
+    milliseconds: float
+    step: Agreement | None = None
+    total: Agreement | None = None
+    result: dict[str, Any] | None = None
+
+
+class ImageRecord(Record):
+    """One image at all stages, or the refusal that ended its way."""
+
+    stages: dict[str, StageRecord] = Field(default_factory=dict)
+    refused: Unjudged | None = None
+
+
+class ResultStore:
+    """The results of one database, which survive the end of the process. Raises ArtifactError where
+    it is damaged, StageFailed where it cannot be written."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._database: sqlite3.Connection | None = None
+
+    def __enter__(self) -> "ResultStore":
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self._database = sqlite3.connect(self.path, isolation_level=None)
+        except sqlite3.OperationalError as error:
+            raise self._unusable(error) from error
+        try:
+            # With a write-ahead log and this level, a killed process loses nothing it committed.
+            self._execute("PRAGMA journal_mode = wal")
+            self._execute("PRAGMA synchronous = normal")
+            ((state,),) = self._execute("PRAGMA quick_check(1)")
+            if state != "ok":
+                raise self.damaged(" ".join(state.split()))
+            self._execute(_SCHEMA)
+        except BaseException:
+            self._database.close()
+            raise
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        assert self._database is not None
+        self._database.close()
+
+    def __contains__(self, key: Key) -> bool:
+        return bool(self._execute("SELECT 1 FROM results WHERE image = ? AND digest = ?", key))
+
+    def append(self, key: Key, record: ImageRecord) -> None:
+        """Store the result of an image."""
+        # pydantic writes no NaN and no file name that is not UTF-8; both occur in results.
+        text = json.dumps(record.model_dump(exclude_none=True))
+        self._execute("INSERT OR REPLACE INTO results VALUES (?, ?, ?)", key, text)
+
+    def read(self, keys: Sequence[Key]) -> Iterator[tuple[str, ImageRecord]]:
+        """Image ids and their results in the order of the keys, one at a time."""
+        for key in keys:
+            rows = self._execute("SELECT result FROM results WHERE image = ? AND digest = ?", key)
+            try:
+                ((text,),) = rows
+                yield key[0], ImageRecord.model_validate(json.loads(text))
+            except (ValueError, TypeError) as error:
+                first = str(error).partition("\n")[0]
+                raise self.damaged(f"result of {key[0]}: {first}") from error
+
+    def _execute(self, statement: str, key: Key | None = None, *more: str) -> list[tuple[Any, ...]]:
+        assert self._database is not None
+        # An id may hold bytes of a file name that are not UTF-8, which SQLite's text refuses.
+        values = () if key is None else (key[0].encode(errors="surrogatepass"), key[1], *more)
+        try:
+            return self._database.execute(statement, values).fetchall()
+        except sqlite3.OperationalError as error:
+            raise self._unusable(error) from error
+        except sqlite3.DatabaseError as error:
+            raise self.damaged(error) from error
+
+    def _unusable(self, error: sqlite3.OperationalError) -> StageFailed:
+        return StageFailed(f"{self.path} cannot be used: {error}")
+
+    def damaged(self, what: object) -> ArtifactError:
+        """The error to raise where what was stored cannot be what this program wrote."""
+        return ArtifactError(f"{self.path} is damaged ({what}); start over with --fresh")
+
+
+def remove_store(path: Path) -> None:
+    """Delete a database with the files that SQLite keeps beside it."""
+    for suffix in ("", "-wal", "-shm"):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
+
 
 #: The stage that refuses an image which cannot be decoded.
 DECODING = "decoding"
@@ -43,17 +157,14 @@ class Prepared:
     sample: "Sample"
     digest: str
     encoded: bytes = b""
-    inputs: Mapping[str, NDArray[Any]] | None = None
+    inputs: Tensors | None = None
     refused: str = ""
 
 
 def sample_digest(sample: "Sample") -> str:
     """A digest of what an image's result depends on: the file's size and time, and the truth."""
-    files = [sample.path]
-    if (truth_file := getattr(sample.truth, "path", None)) is not None:
-        files.append(truth_file)
     stats = []
-    for file in files:
+    for file in filter(None, (sample.path, getattr(sample.truth, "path", None))):
         try:
             found = file.stat()
             stats.append((found.st_size, found.st_mtime_ns))
@@ -156,7 +267,12 @@ def _record(stages: Sequence[Stage], prepared: Prepared, metric: "Metric | None"
                 if stage.source != reference or stage.part is Part.INPUTS:
                     total = stage.compare_total(done[reference], outputs)
             if metric is not None:
-                result = _scored(metric, stage, outputs, prepared.sample)
+                try:
+                    result = metric.image_result(outputs.answers, prepared.sample)
+                except MissingDependency:
+                    raise
+                except StageFailed as error:
+                    raise ImageRefused(stage.name, str(error)) from error
             records[stage.name] = StageRecord(
                 classes=comparison_of(stage.task).class_counts(outputs.answers),
                 milliseconds=round(milliseconds, 3),
@@ -165,17 +281,5 @@ def _record(stages: Sequence[Stage], prepared: Prepared, metric: "Metric | None"
                 result=result,
             )
     except ImageRefused as refused:
-        unjudged = Unjudged(image=prepared.sample.id, **vars(refused))
-        return ImageRecord(refused=unjudged)
+        return ImageRecord(refused=Unjudged(image=prepared.sample.id, **vars(refused)))
     return ImageRecord(stages=records)
-
-
-def _scored(
-    metric: "Metric", stage: Stage, outputs: StageOutputs, sample: "Sample"
-) -> dict[str, Any]:
-    try:
-        return metric.image_result(outputs.answers, sample)
-    except MissingDependency:
-        raise
-    except StageFailed as error:
-        raise ImageRefused(stage.name, str(error)) from error

@@ -5,17 +5,17 @@ network's inputs, the network's outputs, or the answers. So a difference between
 the later stage's doing, and a stage's figures count everything up to it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from ..compare import comparison_of
-from ..compare.agreement import Agreement, compare_tensors
-from ..compare.limits import OTHER_SHAPES, Limit
+from ..compare.agreement import OTHER_SHAPES, Agreement, Limit, compare_tensors
 from ..pipeline import Pipeline
 from ..runners import Runner, Tensors
+from ..runners.triton import image_request
 from ..types import Precision, StringEnum, Task
 
 REFERENCE = "pytorch"
@@ -100,63 +100,57 @@ class Stage:
         return comparison_of(self.task).release_limits(precision, of_answers=of_answers)
 
 
-def network_step(pipeline: Pipeline, runner: Runner) -> Step:
+def way_to(name: str, stages: Iterable[Any]) -> list[Any]:
+    """The stages, or their results, from the reference to the one of this name."""
+    by_name = {stage.name: stage for stage in stages}
+    way = [by_name[name]]
+    while way[0].source is not None:
+        way.insert(0, by_name[way[0].source])
+    return way
+
+
+def run_network(pipeline: Pipeline, runner: Runner, before: StageOutputs) -> StageOutputs:
     """Run the network with another runner."""
-
-    def step(before: StageOutputs) -> StageOutputs:
-        outputs = runner.infer(pipeline.feed(before.inputs))
-        answers = pipeline.postprocess(before.inputs, outputs)
-        return replace(before, outputs=outputs, answers=answers)
-
-    return step
+    outputs = runner.infer(pipeline.feed(before.inputs))
+    answers = pipeline.postprocess(before.inputs, outputs)
+    return replace(before, outputs=outputs, answers=answers)
 
 
-def preprocess_step(source: Stage, prepare: Callable[[Tensors], Tensors]) -> Step:
-    """Another preprocessing alone, and the network of `source` where the tensors differ."""
-
-    def step(before: StageOutputs) -> StageOutputs:
-        inputs, old = prepare(image_request(before.encoded)), before.inputs
-        if old.keys() == inputs.keys() and all(
-            value.dtype == inputs[name].dtype and np.array_equal(value, inputs[name])
-            for name, value in old.items()
-        ):
-            return before
-        return source.step(replace(before, inputs=inputs))
-
-    return step
+def run_image(runner: Runner, encoded: bytes) -> Tensors:
+    """Run the server's preprocessing, or its ensemble, on an encoded image."""
+    return runner.infer(image_request(encoded))
 
 
-def postprocess_step(task: Task, runner: Runner) -> Step:
-    """The server's postprocessing alone, on the outputs of the server's network."""
-    from ..serving.tasks import served_task
-
-    names = served_task(task).network_outputs
-
-    def step(before: StageOutputs) -> StageOutputs:
-        sizes = {name: value for name, value in before.inputs.items() if name != "images"}
-        outputs = {name: before.outputs[name] for name in names}
-        return replace(before, answers=runner.infer({**outputs, **sizes}))
-
-    return step
+def run_preprocessing(
+    source: Stage, prepare: Callable[[bytes], Tensors], before: StageOutputs
+) -> StageOutputs:
+    """Run another preprocessing alone, and the network of `source` where the tensors differ."""
+    inputs, old = prepare(before.encoded), before.inputs
+    same = old.keys() == inputs.keys() and all(
+        value.dtype == inputs[name].dtype and np.array_equal(value, inputs[name])
+        for name, value in old.items()
+    )
+    return before if same else source.step(replace(before, inputs=inputs))
 
 
-def ensemble_step(runner: Runner) -> Step:
-    """The served ensemble: an encoded image to answers in one request."""
-    return lambda before: replace(before, answers=runner.infer(image_request(before.encoded)))
+def run_postprocessing(names: Iterable[str], runner: Runner, before: StageOutputs) -> StageOutputs:
+    """Run the server's postprocessing alone, on these outputs of the server's network."""
+    sizes = {name: value for name, value in before.inputs.items() if name != "images"}
+    outputs = {name: before.outputs[name] for name in names}
+    return replace(before, answers=runner.infer({**outputs, **sizes}))
 
 
-def image_request(encoded: bytes) -> Tensors:
-    """The ensemble's and the preprocessing's input for one encoded image, BYTES (1, 1)."""
-    return {"image": np.array([[encoded]], dtype=np.object_)}
+def run_ensemble(runner: Runner, before: StageOutputs) -> StageOutputs:
+    """Run the served ensemble: an encoded image to answers in one request."""
+    return replace(before, answers=run_image(runner, before.encoded))
 
 
 def _compare_inputs(task: Task, reference: Tensors, candidate: Tensors) -> Agreement:
-    tensors = {}
-    other_shapes = 0.0
-    for name, value in reference.items():
-        other = candidate.get(name)
-        if other is None or other.shape != value.shape or other.dtype != value.dtype:
-            other_shapes += 1
-        else:
-            tensors[name] = compare_tensors(value, other)
-    return Agreement(task=task, images=1, tensors=tensors, counts={OTHER_SHAPES: other_shapes})
+    tensors = {
+        name: compare_tensors(value, candidate[name])
+        for name, value in reference.items()
+        if name in candidate
+        and (value.shape, value.dtype) == (candidate[name].shape, candidate[name].dtype)
+    }
+    counts = {OTHER_SHAPES: float(len(reference) - len(tensors))}
+    return Agreement(task=task, images=1, tensors=tensors, counts=counts)

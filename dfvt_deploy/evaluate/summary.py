@@ -4,20 +4,17 @@ import heapq
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..artifact import Artifact
 from ..compare import comparison_of
-from ..compare.agreement import Agreement
-from ..compare.limits import checks
+from ..compare.agreement import Agreement, checks
 from ..types import Task
-from .gate import chance_level, decide
+from .judge import chance_level, decide
+from .metrics import Metric
 from .results import ChanceLevel, ClassChange, ImageChange, StageResult, Unjudged
+from .run import Key, ResultStore, StageRecord
 from .stages import Stage
-from .store import ImageRecord, Key, ResultStore, StageRecord
-
-if TYPE_CHECKING:
-    from .metrics import Metric
 
 #: Images that a report shows.
 SHOWN_IMAGES = 6
@@ -39,7 +36,7 @@ class StageSums:
     milliseconds: float = 0
     changes: list[tuple[str, float]] = field(default_factory=list)
 
-    def add(self, record: StageRecord) -> None:
+    def add(self, task: Task, image: str, record: StageRecord) -> None:
         self.milliseconds += record.milliseconds
         for class_id, amount in record.classes.items():
             self.classes[class_id] = self.classes.get(class_id, 0) + amount
@@ -50,6 +47,7 @@ class StageSums:
         total = record.total or record.step
         self.step = record.step if self.step is None else self.step + record.step
         self.total = total if self.total is None else self.total + total
+        self.changes.append((image, comparison_of(task).change(total)))
 
     def most_changed(self) -> tuple[ImageChange, ...]:
         """The images that changed most, the largest change first, of equals the first image."""
@@ -74,25 +72,17 @@ def summarise(
     """Add up the stored results of images at the named stages; ArtifactError for a damaged one."""
     summary = Summary(metric, {name: StageSums() for name in stages})
     for image, record in store.read(keys):
-        if record.refused is None and record.stages.keys() != summary.stages.keys():
+        if record.refused is not None:
+            summary.refused += 1
+            if len(summary.unjudged) < _LISTED:
+                summary.unjudged.append(record.refused)
+            continue
+        if record.stages.keys() != summary.stages.keys():
             raise store.damaged(f"result of {image}: stages {', '.join(record.stages)}")
-        _add(summary, task, image, record)
+        summary.images += 1
+        for name, sums in summary.stages.items():
+            sums.add(task, image, record.stages[name])
     return summary
-
-
-def _add(summary: Summary, task: Task, image: str, record: ImageRecord) -> None:
-    if record.refused is not None:
-        summary.refused += 1
-        if len(summary.unjudged) < _LISTED:
-            summary.unjudged.append(record.refused)
-        return
-    summary.images += 1
-    change_of = comparison_of(task).change
-    for name, sums in summary.stages.items():
-        found = record.stages[name]
-        sums.add(found)
-        if (total := found.total or found.step) is not None:
-            sums.changes.append((image, change_of(total)))
 
 
 def reference_level(summary: Summary, reference: str, num_classes: int) -> ChanceLevel | None:
@@ -167,25 +157,27 @@ def _points(difference: float) -> float:
 
 
 def class_changes(
-    metric: "Metric | None", labels: Sequence[str], reference: StageSums, candidate: StageSums
+    summary: Summary, labels: Sequence[str], reference: str, candidate: str
 ) -> tuple[ClassChange, ...]:
-    """Every class that either answered or that occurs in the truth; most changed first."""
-    scores = [class_scores(metric, sums.results) for sums in (reference, candidate)]
+    """Every class that either of two stages answered or that occurs in the truth; most changed
+    first."""
+    before, after = summary.stages[reference], summary.stages[candidate]
+    old, new = (_class_scores(summary.metric, sums.results) for sums in (before, after))
     changes = [
         ClassChange(
             class_id=i,
             label=labels[i] if i < len(labels) else f"class {i}",
-            reference=reference.classes.get(i, 0),
-            candidate=candidate.classes.get(i, 0),
-            reference_score=scores[0].get(i),
-            candidate_score=scores[1].get(i),
+            reference=before.classes.get(i, 0),
+            candidate=after.classes.get(i, 0),
+            reference_score=old.get(i),
+            candidate_score=new.get(i),
         )
-        for i in sorted({*reference.classes, *candidate.classes, *scores[0], *scores[1]})
+        for i in {*before.classes, *after.classes, *old, *new}
     ]
     return tuple(sorted(changes, key=lambda c: (-abs(c.score_change), -abs(c.change), c.class_id)))
 
 
-def class_scores(metric: "Metric | None", results: Sequence[Any]) -> dict[int, float]:
+def _class_scores(metric: Metric | None, results: Sequence[Any]) -> dict[int, float]:
     """The metric's first figure of each class of the truth alone, in points."""
     if metric is None:
         return {}
@@ -193,7 +185,7 @@ def class_scores(metric: "Metric | None", results: Sequence[Any]) -> dict[int, f
     for result in results:
         for class_id, own in _by_class(result).items():
             by_class.setdefault(class_id, []).append(own)
-    scores = {i: metric.score(own, None)[metric.names[0]] for i, own in by_class.items()}
+    scores = {i: metric.score(own)[metric.names[0]] for i, own in by_class.items()}
     return {i: score for i, score in scores.items() if score == score}  # without NaN
 
 

@@ -1,35 +1,31 @@
 """`validate`: what is lost between PyTorch and a served answer, where, and whether it may be."""
 
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
 
 from ..artifact import Artifact, open_artifact
 from ..cores import usable_cores
 from ..data import SAMPLES
-from ..errors import BadInput
-from ..files import locked
+from ..files import check_output_folder, locked
+from ..options import from_fields
 from ..progress import spinner
 from ..provenance import now
-from ..text_files import printable
 from . import provenance, run
 from .build_stages import Stages, build_stages, check_files
+from .datasets import open_dataset
+from .datasets.sample import Dataset
 from .judge import conclude, judge
-from .live_server import LiveServer, live_server, served_file
+from .live_server import live_server, served_file
+from .metrics import metric_of
 from .options import ValidateOptions
-from .pictures import drawn_changes
-from .record import record_validation
-from .report import report_template
+from .report import drawn_changes, record_validation, report_template
 from .results import TensorComparison, Validation
-from .store import ResultStore, remove_store
+from .run import ResultStore, remove_store
 from .summary import Summary, class_changes, reference_level, stage_results, summarise
 
 if TYPE_CHECKING:
     from torch import nn
-
-    from .datasets.sample import Dataset
 
 #: The folder of stored results, within the folder of the model.
 RESULTS = "validation"
@@ -37,7 +33,8 @@ RESULTS = "validation"
 _MOST_WORKERS = 4
 
 
-def validate(model: str | Path, **options: Any) -> Validation:
+@from_fields(ValidateOptions, "exports/model")
+def validate(options: ValidateOptions) -> Validation:
     """Pass the same images through every form of a model, and compare each form with the one before
     it and with the float32 PyTorch model.
 
@@ -45,29 +42,17 @@ def validate(model: str | Path, **options: Any) -> Validation:
     model. Results of single images are stored as they come, so an interrupted run goes on where it
     stopped. A gate that fails is a result and not an error: see `Validation.outcome`.
 
-    model: folder of the exported model (`exports/<name>`).
-    options: the fields of `ValidateOptions` by name.
     Raises BadInput for options, files or images that cannot be used, StageFailed where a stage
     cannot run, ServerFailed where the server did not start, died, or does not answer.
     """
-    directory = Path(model)
-    if not directory.name:
-        directory = directory.resolve()
-    return validate_with(ValidateOptions(model=directory.name, exports=directory.parent, **options))
-
-
-def validate_with(options: ValidateOptions) -> Validation:
-    """`validate` with its options as one object."""
-    from .datasets import open_dataset
-
     started = time.perf_counter()
     artifact = open_artifact(options.directory)
     served = served_file(artifact, options)
     check_files(artifact, options, served)
     report_template()  # A package that is missing is an error before the work, not after it.
-    _make_results_folder(artifact)
-    with ExitStack() as stack, _torch_threads(options):
-        model = _reference_model(artifact, options)
+    check_output_folder(artifact.directory / RESULTS, "--exports")
+    with ExitStack() as stack:
+        reference = _reference_model(artifact, options)
         live = None
         if served and options.url:
             live = live_server(artifact, options, served, stack)
@@ -77,27 +62,15 @@ def validate_with(options: ValidateOptions) -> Validation:
             dataset = open_dataset(kind, data, artifact.manifest, options.limit)
         if served and options.serve:  # started last, as it takes longest
             live = live_server(artifact, options, served, stack)
-        stages = build_stages(artifact, options, model, live, stack)
-        key = provenance.results_key(artifact, stages, options, live, dataset)
-        summary = _pass_images(artifact, options, stages, dataset, live, key)
-        found = _found(artifact, options, stages, dataset, summary, key)
+        stages = build_stages(artifact, options, reference, live, stack)
+        key = provenance.results_key(stages, dataset)
+        summary = _pass_images(stages, dataset, key)
+        found = _found(stages, dataset, summary, key)
         found = found.model_copy(update={"seconds": round(time.perf_counter() - started, 1)})
-        samples = {printable(sample.id): sample for sample in dataset.samples}
         with spinner(f"{found.model}: drawing the images that changed most"):
-            pictures = drawn_changes(found, stages, samples)
+            pictures = drawn_changes(found, stages, dataset)
         record_validation(found, pictures, artifact.directory, verdicts=options.against == "fp32")
         return found
-
-
-def _make_results_folder(artifact: Artifact) -> None:
-    folder = artifact.directory / RESULTS
-    try:
-        folder.mkdir(exist_ok=True)
-    except OSError as error:
-        raise BadInput(
-            f"{folder} cannot be made ({error.strerror}); results and reports are written beside "
-            "the model"
-        ) from error
 
 
 def _reference_model(artifact: Artifact, options: ValidateOptions) -> "nn.Module | None":
@@ -110,40 +83,17 @@ def _reference_model(artifact: Artifact, options: ValidateOptions) -> "nn.Module
         return model_from_manifest(artifact.manifest, options.checkpoint)
 
 
-@contextmanager
-def _torch_threads(options: ValidateOptions) -> Iterator[None]:
-    if options.threads is None or options.against == "onnx":
-        yield
-        return
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(options.threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def _pass_images(
-    artifact: Artifact,
-    options: ValidateOptions,
-    stages: Stages,
-    dataset: "Dataset",
-    live: LiveServer | None,
-    key: str,
-) -> Summary:
+def _pass_images(stages: Stages, dataset: Dataset, key: str) -> Summary:
     """Pass the images that have no stored result through the stages, and add all results up."""
-    from .metrics import metric_of
-
-    task = artifact.manifest.task
+    options, task = stages.options, stages.manifest.task
     metric = metric_of(task) if options.dataset else None
     workers = options.workers or min(_MOST_WORKERS, usable_cores())
-    folder = artifact.directory / RESULTS
+    folder = stages.artifact.directory / RESULTS
+    folder.mkdir(exist_ok=True)
     path = folder / f"{key}.sqlite"
     with locked(folder):
         fresh = options.fresh
-        if live is not None and live.repository is None and path.is_file():
+        if stages.live and stages.live.repository is None and path.is_file():
             # The server at --url may serve another model since a run that was complete, and no hash
             # would tell.
             with ResultStore(path) as store:
@@ -158,24 +108,18 @@ def _pass_images(
             return summarise([stage.name for stage in stages.made], task, metric, store, keys)
 
 
-def _found(
-    artifact: Artifact,
-    options: ValidateOptions,
-    stages: Stages,
-    dataset: "Dataset",
-    summary: Summary,
-    key: str,
-) -> Validation:
+def _found(stages: Stages, dataset: Dataset, summary: Summary, key: str) -> Validation:
     """Judge the stages and put everything together that the report shows."""
-    manifest = artifact.manifest
-    reference = stages.made[0]
+    manifest, options, reference = stages.manifest, stages.options, stages.made[0]
     metric = summary.metric.names[0] if summary.metric else None
     with spinner(f"{manifest.name}: judging {summary.images:,} images"):
         level = reference_level(summary, reference.name, manifest.num_classes)
         finds_nothing = not summary.stages[reference.name].classes
         judged = tuple(
             judge(result, level, finds_nothing=finds_nothing)
-            for result in stage_results(stages.made, artifact, summary, options.max_drop, level)
+            for result in stage_results(
+                stages.made, stages.artifact, summary, options.max_drop, level
+            )
         )
     concluded = conclude(judged, summary.images, summary.refused, summary.unjudged, metric, level)
     names = [stage.name for stage in stages.made]
@@ -188,7 +132,7 @@ def _found(
         created=now(),
         command=command,
         commands=(*dict.fromkeys(manifest.files[file].command for file in files), command),
-        **vars(concluded),
+        **concluded._asdict(),
         reference=reference.title,
         dataset=dataset.name if metric is None else f"{dataset.name} ({dataset.kind})",
         images=summary.images,
@@ -200,13 +144,8 @@ def _found(
         unjudged=tuple(summary.unjudged),
         refused=summary.refused,
         shown=shown,
-        classes=class_changes(
-            summary.metric,
-            manifest.labels,
-            summary.stages[reference.name],
-            summary.stages[shown],
-        ),
-        layers=_inner_tensors(artifact, options, stages, dataset),
+        classes=class_changes(summary, manifest.labels, reference.name, shown),
+        layers=_inner_tensors(stages, dataset),
         notes=provenance.notes(manifest, dataset, options),
         checkpoint=provenance.checkpoint_text(manifest),
         versions=provenance.versions(manifest),
@@ -216,13 +155,11 @@ def _found(
     )
 
 
-def _inner_tensors(
-    artifact: Artifact, options: ValidateOptions, stages: Stages, dataset: "Dataset"
-) -> TensorComparison | None:
-    if options.layers is None:
+def _inner_tensors(stages: Stages, dataset: Dataset) -> TensorComparison | None:
+    if (layers := stages.options.layers) is None:
         return None
     from .inner_tensors import compare_inner_tensors
 
-    stage, pipeline = stages.find(options.layers), stages.pipeline
-    with spinner(f"{options.layers}: comparing inner tensors"):
-        return compare_inner_tensors(artifact, stage, pipeline, dataset.samples, options.threads)
+    stage = next(stage for stage in stages.made if stage.name == layers)
+    with spinner(f"{layers}: comparing inner tensors"):
+        return compare_inner_tensors(stages, stage, dataset.samples)

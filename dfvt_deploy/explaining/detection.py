@@ -3,11 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
+from ..compare.detection import box_iou
 from ..tasks.detection import result_from_answers
-from .task_explanation import Answers, Names, Target, TaskExplanation
+from . import Answers, Names, Target, TaskExplanation
 
 
 def _targets(
@@ -29,21 +29,19 @@ def _score(answers: Answers, target: Target) -> float:
     """The best product of score and overlap (IoU) among the detections of the class."""
     found = result_from_answers(answers)
     same = found.labels == target.class_id
-    boxes, own = found.boxes[same], np.array(target.box)
-    sides = np.minimum(boxes[:, 2:], own[2:]) - np.maximum(boxes[:, :2], own[:2])
-    shared = sides.clip(0).prod(axis=1)
-    areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1) + (own[2:] - own[:2]).prod()
-    return float((found.scores[same] * shared / (areas - shared)).max(initial=0))
+    assert target.box is not None
+    overlaps = box_iou([target.box], found.boxes[same])[0]
+    return float((found.scores[same] * overlaps).max(initial=0))
 
 
 def _logit(model: Any, images: Any, inputs: Mapping[str, NDArray[Any]], target: Target) -> Any:
     """The logit that the box head gives the class for the detection's own box."""
     import torch
 
-    from ..models.fpn import STRIDES
-    from ..models.inputs import zero_outside
+    from ..models.detection import BOX_BINS
     from ..models.roi_align import pyramid_roi_align
-    from ..models.roi_heads import BOX_BINS
+    from ..models.rpn import STRIDES
+    from ..models.task_model import zero_outside
 
     sizes, originals = (torch.from_numpy(inputs[f"{x}_sizes"]) for x in ("image", "original"))
     features = model.neck(model.backbone(zero_outside(images, sizes)))[:4]

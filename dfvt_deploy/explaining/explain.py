@@ -1,27 +1,49 @@
 """`explain`: heat maps of what an answer rests on, each with figures of how far to believe it."""
 
+import itertools
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from PIL import Image
 
-from ..artifact import open_artifact
+from ..artifact import Artifact, open_artifact
 from ..errors import BadInput
 from ..files import staged
+from ..models.build import build_model, fill_untrained, model_from_manifest
+from ..options import from_fields
+from ..pipeline import Pipeline
 from ..progress import steps_bar
+from ..runners import Runner, network_file, open_network
+from ..runners.onnx_runtime import OnnxRuntimeRunner
+from ..runners.pytorch import PytorchRunner
+from ..runners.triton import TritonRunner
 from ..serving.client import image_paths, read_image
+from ..serving.tasks import served_task
 from ..task_entries import entry
-from ..tasks.images import ImageError, decode_image
-from .faithfulness import Faithfulness, correlation, faithfulness
+from ..tasks.images import MOST_PIXELS, ImageError, decode_image
+from ..types import Precision
+from . import Answers, Ask, Heat, Target, TaskExplanation
+from .gradcam import grad_cam_maps
+from .heat_maps import (
+    Faithfulness,
+    ask_server,
+    correlation,
+    draw_maps,
+    faithfulness,
+    occlusion_maps,
+)
 from .options import ExplainOptions
-from .pictures import draw_maps
-from .sources import Source, open_sources
-from .task_explanation import Heat, Target, TaskExplanation
+
+#: The seed of the random weights that maps are compared with; untrained models have 0.
+_OTHER_SEED = 1
+
+Maps: TypeAlias = Callable[[Image.Image, Sequence[Target]], list[Heat]]
 
 
 @dataclass(frozen=True)
@@ -54,23 +76,11 @@ class Explanation:
         return {**plain, "faithfulness": self.faithfulness._asdict()}
 
 
-def explain(images: Sequence[str | Path], model: str, **fields: Any) -> list[Explanation]:
+@from_fields(ExplainOptions, "images", "model")
+def explain(options: ExplainOptions) -> list[Explanation]:
     """Explain the answers of an exported model for images; write an array for each map, and a
-    picture for each target.
-
-    Args:
-        images: files, folders or patterns.
-        model: name of the model under `exports`.
-        fields: the other fields of `ExplainOptions`.
-
-    Raises:
-        DfvtError: an image or the model cannot be used, or an answer has nothing to explain.
-    """
-    return explain_with(ExplainOptions(images=tuple(map(str, images)), model=model, **fields))
-
-
-def explain_with(options: ExplainOptions) -> list[Explanation]:
-    """`explain` with its options as one object."""
+    picture for each target. Raises DfvtError where an image or the model cannot be used, or an
+    answer has nothing to explain."""
     options.check_files()
     paths = image_paths(options.images)
     for path in paths:
@@ -99,7 +109,7 @@ def explain_with(options: ExplainOptions) -> list[Explanation]:
 
 def _explained(
     task: TaskExplanation,
-    sources: Sequence[Source],
+    sources: "Sequence[Source]",
     path: str,
     image: Image.Image,
     targets: Sequence[Target],
@@ -114,23 +124,16 @@ def _explained(
         picture = base.with_name(f"{base.name}.{slug}.png")
         of_target = []
         for source, heats in zip(sources, maps, strict=True):
-            array = picture.with_suffix(f".{source.name.replace(' ', '-')}.npy")
+            heat, array = heats[i], picture.with_suffix(f".{source.name.replace(' ', '-')}.npy")
             with staged(array) as temporary, temporary.open("wb") as file:
-                np.save(file, heats[i])
-            of_target.append(
-                Explanation(
-                    path,
-                    target.name,
-                    target.class_id,
-                    source.name,
-                    heats[i],
-                    faithfulness(task, source.ask, image, target, heats[i]),
-                    correlation(heats[i], random[source.random][i], seen),
-                    correlation(heats[i], maps[0][i], seen),
-                    picture,
-                    array,
-                )
+                np.save(file, heat)
+            figures = (
+                faithfulness(task, source.ask, image, target, heat),
+                correlation(heat, random[source.random][i], seen),
+                correlation(heat, maps[0][i], seen),
             )
+            named = path, target.name, target.class_id, source.name, heat
+            of_target.append(Explanation(*named, *figures, picture, array))
         captions = [f"{x.source}\nfaithfulness {x.faithfulness.figure:.2f}" for x in of_target]
         sheet = draw_maps(image, target, captions, [each.heat for each in of_target])
         with staged(picture) as temporary:
@@ -140,11 +143,8 @@ def _explained(
 
 def _free_stem(stem: str, names: Collection[str]) -> str:
     """The stem of an image's files, with a number where images of several folders share it."""
-    number, free = 1, stem
-    while any(name.startswith(f"{free}.") for name in names):
-        number += 1
-        free = f"{stem}-{number}"
-    return free
+    stems = itertools.chain([stem], (f"{stem}-{number}" for number in itertools.count(2)))
+    return next(free for free in stems if not any(n.startswith(f"{free}.") for n in names))
 
 
 def _class_id(name: str, labels: Sequence[str]) -> int:
@@ -162,3 +162,59 @@ def _decoded(path: Path) -> Image.Image:
         return decode_image(read_image(path))
     except ImageError as error:
         raise BadInput(f"{path}: {error}") from error
+
+
+@dataclass(frozen=True)
+class Source:
+    """A layer or a runtime: its answers, its maps, and the maps of a model of random weights."""
+
+    name: str
+    ask: Ask
+    maps: Maps
+    random: Maps
+
+
+def open_sources(
+    artifact: Artifact,
+    task: TaskExplanation,
+    options: ExplainOptions,
+    stack: ExitStack,
+    asked: Callable[[], object],
+) -> list[Source]:
+    """The sources that the options name; `stack` closes them, and `asked` is called at each answer.
+    Raises DfvtError where the checkpoint or the file cannot be used."""
+    manifest = artifact.manifest
+    served = served_task(manifest.task)
+    answering = served.answer_options(manifest, manifest.num_classes, MOST_PIXELS)
+    pipeline = Pipeline(manifest, answering)
+    other = build_model(manifest.task, manifest.variant, manifest.num_classes, manifest.nms)
+    fill_untrained(other, _OTHER_SEED)
+
+    def ask(runner: Runner, image: Image.Image) -> Answers:
+        asked()
+        if isinstance(runner, TritonRunner):
+            return ask_server(runner, image)
+        inputs = pipeline.prepare(image)
+        answers = pipeline.postprocess(inputs, runner.infer(pipeline.feed(inputs)))
+        return {name: value[0] for name, value in answers.items()}
+
+    def opened(runner: Runner) -> Ask:
+        return partial(ask, stack.enter_context(runner))
+
+    if options.method == "grad-cam++":
+        model = model_from_manifest(manifest, options.checkpoint)
+        answer = opened(PytorchRunner(manifest, model))
+        own, random = (partial(grad_cam_maps, task, pipeline, each) for each in (model, other))
+        layers = options.layers or (task.layer,)
+        return [Source(x, answer, partial(own, x), partial(random, x)) for x in layers]
+    sides = {"fp32 onnxruntime": opened(OnnxRuntimeRunner(artifact.onnx_path()))}
+    if options.url is not None:
+        triton = TritonRunner(manifest.name, options.url, options.protocol)
+        sides[f"served {options.protocol}"] = opened(triton)
+    elif (options.precision, options.runtime) != (Precision.FP32, "onnxruntime"):
+        of_side = options.runtime, options.precision
+        path = network_file(artifact, *of_side)
+        sides[f"{options.precision} {options.runtime}"] = opened(open_network(path, *of_side))
+    maps = partial(occlusion_maps, task, options.grid)
+    random_maps = partial(maps, opened(PytorchRunner(manifest, other)))
+    return [Source(name, each, partial(maps, each), random_maps) for name, each in sides.items()]

@@ -13,8 +13,8 @@ from ..models.task_model import model_of
 from ..pipeline import Pipeline
 from ..tasks.images import normalise
 from ..types import InputKind
-from .occlusion import over_image
-from .task_explanation import Heat, Target, TaskExplanation
+from . import Heat, Target, TaskExplanation
+from .heat_maps import over_image
 
 
 def grad_cam_pp(activations: Tensor, gradients: Tensor) -> NDArray[np.float64]:
@@ -27,8 +27,7 @@ def grad_cam_pp(activations: Tensor, gradients: Tensor) -> NDArray[np.float64]:
     divisor = 2 * g**2 + a.sum(dim=(1, 2), keepdim=True) * g**3
     alpha = g**2 / torch.where(divisor != 0, divisor, 1)
     weights = (alpha * g.relu()).sum(dim=(1, 2), keepdim=True)
-    heat: NDArray[np.float64] = (weights * a).sum(dim=0).relu().numpy()
-    return heat
+    return (weights * a).sum(dim=0).relu().numpy()
 
 
 def grad_cam_maps(
@@ -39,13 +38,9 @@ def grad_cam_maps(
     image: Image.Image,
     targets: Sequence[Target],
 ) -> list[Heat]:
-    """The Grad-CAM++ map of each target.
-
-    Args:
-        model: in eval mode.
-        layer: `stage<1 to 4>.context`, the tokens of the transformer blocks, or
-            `stage<1 to 4>.spatial`, the convolution features beside them.
-    """
+    """The Grad-CAM++ map of each target for a model in eval mode and a layer:
+    `stage<1 to 4>.context`, the tokens of the transformer blocks, or `stage<1 to 4>.spatial`, the
+    convolution features beside them."""
     inputs = pipeline.prepare(image)
     images, canvas = inputs["images"], inputs["images"].shape[2:]
     if pipeline.manifest.input_kind is InputKind.UINT8:

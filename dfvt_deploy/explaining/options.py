@@ -23,11 +23,7 @@ Layer = Literal[
 
 @dataclass(frozen=True, kw_only=True)
 class ExplainOptions(Options):
-    """What is explained of which images, and how.
-
-    Raises:
-        BadInput: an option is out of range, or two options do not go together.
-    """
+    """What is explained of which images, and how."""
 
     command: ClassVar[str] = "explain"
 

@@ -5,7 +5,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..data import SAMPLES
-from ..models.roi_heads import PaddedDetections
+from ..models.detection import PaddedDetections
 from ..tasks.detection import LONG_SIDE, SHORT_SIDE
 from ..types import Task
 from .recipe import ExportRecipe, dense_preprocessing

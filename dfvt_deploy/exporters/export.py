@@ -3,55 +3,51 @@
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import onnx
 from torch import nn
 
 from ..artifact import Artifact, file_record, model_command, write_artifact
-from ..compare import comparison_of
-from ..compare.limits import checks
-from ..compare.task_comparison import Comparison
+from ..compare import Comparison, comparison_of
+from ..compare.agreement import checks
 from ..data import labels_for
-from ..errors import BadInput, StageFailed
-from ..files import staging_directory
-from ..manifest import Check, GraphRecord, Manifest
-from ..models.build import count_parameters
-from ..models.table import count_macs
+from ..errors import BadInput, CheckpointError, StageFailed
+from ..files import sha256_of, staging_directory
+from ..manifest import Check, CheckpointRecord, GraphRecord, Manifest
+from ..models.build import build_model, count_macs, count_parameters, fill_untrained
+from ..models.checkpoint import (
+    CheckpointInfo,
+    inspect_checkpoint,
+    load_backbone_checkpoint,
+    load_checkpoint,
+)
+from ..models.published import published_checkpoint
+from ..models.task_model import model_of
 from ..names import ONNX_FILES
 from ..onnx_model import count_operators, tensor_specs
-from ..progress import spinner, warn
+from ..options import from_fields
+from ..progress import note, spinner, warn
 from ..provenance import now, timed, tool_versions
 from ..runners import Tensors
 from ..runners.onnx_runtime import OnnxRuntimeRunner
 from ..runners.openvino import OpenVINORunner
 from ..runners.pytorch import PytorchRunner
 from ..types import Precision, Task, Variant
-from .options import ExportOptions
-from .recipe import recipe_of
-from .to_onnx import onnx_from_graph, simplify
-from .weights import model_with_weights
+from .options import PUBLISHED, ExportOptions
+from .recipe import onnx_from_graph, recipe_of, simplify
 
 _TOOLS = ("dfvt-deploy", "torch", "onnx", "onnxscript", "onnxsim", "numpy")
 
 
-def export(
-    variant: Variant | str, task: Task | str = Task.CLASSIFICATION, **fields: Any
-) -> Artifact:
-    """Export one model to `<output>/<name>/model.onnx` with its `manifest.json`; `fields` are the
-    other fields of `ExportOptions`.
+@from_fields(ExportOptions, "variant", "task")
+def export(options: ExportOptions) -> Artifact:
+    """Export one model to `<output>/<name>/model.onnx` with its `manifest.json`.
 
     The file is compared with PyTorch in onnxruntime before it takes its place, and in OpenVINO if
     that is installed; if OpenVINO alone disagrees, a warning says so. The earlier export stays as
     it was when anything fails. Raises BadInput where an option or the checkpoint cannot be used,
     StageFailed where a step failed, or onnxruntime does not agree with PyTorch.
     """
-    fields |= {"variant": variant, "task": task}
-    return export_with(ExportOptions(**fields))
-
-
-def export_with(options: ExportOptions) -> Artifact:
-    """Export as `export` does, with the options as one object of one variant and one task."""
     if len(options.models()) > 1:
         raise BadInput("export makes one model; give one variant and one task")
     options.check_files()
@@ -141,3 +137,58 @@ def _checks(
         warn(f"{failed[0]}; serve {manifest.name} with another backend than openvino")
         return found
     return (*found, *there)
+
+
+def model_with_weights(options: ExportOptions) -> tuple[nn.Module, CheckpointRecord]:
+    """Build the model of the options and fill it from its checkpoint, or with untrained weights.
+    Raises BadInput where the options or the checkpoint do not fit the model."""
+    variant, task = Variant(options.variant), Task(options.task)
+    checkpoint = options.checkpoint or options.backbone_checkpoint
+    if checkpoint is None:
+        warn("no --checkpoint: the weights are untrained, so what the model answers means nothing")
+        model = build_model(task, variant, options.num_classes, options.nms)
+        fill_untrained(model)
+        return model, CheckpointRecord(source="untrained")
+    published = checkpoint == PUBLISHED
+    if published:
+        path = published_checkpoint(task if options.checkpoint else Task.CLASSIFICATION, variant)
+    elif checkpoint.isprintable():  # the manifest and the command that it records name the file
+        path = Path(checkpoint)
+    else:
+        raise CheckpointError(
+            f"checkpoint {checkpoint!r} has a character in its path that cannot be shown; rename it"
+        )
+    if options.checkpoint:
+        found = inspect_checkpoint(path, options.weights)
+        _require_fit(options, path, found)
+        model = build_model(task, variant, found.num_classes, options.nms)
+        load_checkpoint(model, path, options.weights)
+    else:
+        model = build_model(task, variant, options.num_classes, options.nms)
+        fill_untrained(model)
+        found = load_backbone_checkpoint(model, path, options.weights)
+        warn(f"the {task} head is untrained, so what the model answers means nothing")
+    if found.note:
+        note(found.note)
+    return model, CheckpointRecord(
+        source="backbone" if not options.checkpoint else "published" if published else "file",
+        file=path.name if published else checkpoint,
+        layout=found.layout,
+        weights=options.weights,
+        sha256=sha256_of(path),
+    )
+
+
+def _require_fit(options: ExportOptions, path: Path, found: CheckpointInfo) -> None:
+    """Raise CheckpointError for a checkpoint of another model than the options name."""
+    variant, task = Variant(options.variant), Task(options.task)
+    if (found.task, found.variant) != (task, variant):
+        hint = f"use --task {found.task} --variant {found.variant}"
+        if model_of(found.task).is_backbone and found.variant is variant:
+            hint += f", or --backbone-checkpoint for a {task} model with an untrained head"
+        raise CheckpointError(f"{path} is {found}; asked for {variant.upper()} {task}: {hint}")
+    if options.num_classes not in (None, found.num_classes):
+        raise CheckpointError(
+            f"{path} has {found.num_classes} classes, --num-classes is {options.num_classes}; "
+            "leave it out"
+        )

@@ -1,25 +1,29 @@
-"""What a task says about its export: one `ExportRecipe` in its file of this package."""
+"""What a task says about its export, one `ExportRecipe` in its file of this package; and PyTorch to
+ONNX, simplified and checked."""
 
+import io
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import onnx
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
-from ..errors import BadInput
+from ..errors import BadInput, StageFailed
 from ..manifest import Preprocessing
 from ..models.task_model import model_of
+from ..onnx_model import MAX_IR_VERSION, strip
 from ..options import Size
+from ..quiet import quiet
 from ..runners import Tensors
 from ..task_entries import entry
 from ..tasks.dense import SIZE_MULTIPLE
 from ..tasks.images import MEAN, STD, normalise
 from ..types import InputKind, Task
-from .options import ExportOptions
-from .to_onnx import ExportableGraph, check_opset
+from .options import DEFAULT_OPSET, MAX_OPSET, MIN_OPSET, ExportOptions
 
 #: Symbolic dimensions of each output: axis to name.
 DynamicAxes = Mapping[str, Mapping[int, str]]
@@ -43,9 +47,8 @@ def random_images(batch: int, height: int, width: int) -> NDArray[np.uint8]:
 
 @dataclass(frozen=True)
 class ExportRecipe:
-    """How the models of one task are exported.
+    """How the models of one task, whose `TaskModel` makes the exported module, are exported.
 
-    task: the task, whose `TaskModel` makes the module that is exported.
     checked: batch size, height and width of the inputs on which an export of dynamic size must
         agree with PyTorch.
     dynamic_outputs: the symbolic dimensions of the outputs.
@@ -79,7 +82,7 @@ class ExportRecipe:
                 )
             )
 
-    def graph(self, model: nn.Module, options: ExportOptions) -> ExportableGraph:
+    def graph(self, model: nn.Module, options: ExportOptions) -> "ExportableGraph":
         """Put the module that is exported together, with example inputs."""
         size = self.size or options.static
         images, sizes = {0: "batch"}, {0: "batch"}
@@ -113,9 +116,7 @@ class ExportRecipe:
 
 
 def recipe_of(task: Task) -> ExportRecipe:
-    """How the models of a task are exported."""
-    recipe: ExportRecipe = entry("exporters", task, "RECIPE")
-    return recipe
+    return entry("exporters", task, "RECIPE")
 
 
 def dense_preprocessing(long_side: int, short_side: int, options: ExportOptions) -> Preprocessing:
@@ -134,3 +135,111 @@ def dense_preprocessing(long_side: int, short_side: int, options: ExportOptions)
 def as_input(images: NDArray[np.uint8], kind: InputKind) -> NDArray[Any]:
     """Turn uint8 RGB (N, H, W, 3) into the `images` that a graph of this kind takes."""
     return images if kind is InputKind.UINT8 else normalise(images)
+
+
+#: Opsets of torch's older exporter, which is used for these.
+_TORCHSCRIPT_OPSETS = range(MIN_OPSET, 21)
+
+#: Largest symbolic side in its multiples; torch.export needs a bound.
+_MAX_STEPS = 2048
+
+
+@dataclass(frozen=True)
+class ExportableGraph:
+    """A module with example inputs by name, of a batch larger than 1, since torch.export fixes a
+    batch of 1. Symbolic dimensions of inputs and outputs are named by axis; `height` and `width`
+    are multiples of 32. TorchScript compiles `loops`, which dynamo would unroll."""
+
+    module: nn.Module
+    inputs: Mapping[str, Tensor]
+    dynamic: Mapping[str, Mapping[int, str]]
+    dynamic_outputs: Mapping[str, Mapping[int, str]]
+    loops: bool = False
+
+
+def onnx_from_graph(graph: ExportableGraph, opset: int = DEFAULT_OPSET) -> onnx.ModelProto:
+    """Export a module with torch.onnx, unsimplified, by the exporter that the opset needs
+    (docs/design.md says why). Raises BadInput where the graph cannot be written in the opset,
+    StageFailed where torch cannot export it."""
+    check_opset(opset, graph.loops)
+    dynamo = opset not in _TORCHSCRIPT_OPSETS
+    try:
+        with quiet(), torch.no_grad():
+            model = _with_dynamo(graph, opset) if dynamo else _with_torchscript(graph, opset)
+    except Exception as error:  # The exporters' exceptions have no common base.
+        raise StageFailed(f"torch.onnx could not export at opset {opset}: {error}") from error
+    found = next(entry.version for entry in model.opset_import if not entry.domain)
+    if found != opset:  # dynamo keeps a newer opset where it cannot convert, without an error
+        raise StageFailed(
+            f"the exporter wrote opset {found} where {opset} was asked for; use --opset {found}"
+        )
+    return model
+
+
+def check_opset(opset: int, loops: bool) -> None:
+    """Raise BadInput for an opset in which a graph, with loops or without, cannot be written."""
+    opsets = _TORCHSCRIPT_OPSETS if loops else range(MIN_OPSET, MAX_OPSET + 1)
+    if opset not in opsets:
+        raise BadInput(f"opset {opset} is outside {opsets[0]}..{opsets[-1]} for this model")
+
+
+def _with_dynamo(graph: ExportableGraph, opset: int) -> onnx.ModelProto:
+    names = {name for axes in graph.dynamic.values() for name in axes.values()}
+    dims = {
+        name: SIZE_MULTIPLE * torch.export.Dim(f"{name}_steps", min=1, max=_MAX_STEPS)
+        if name in ("height", "width")
+        else torch.export.Dim(name)
+        for name in sorted(names)
+    }
+    program = torch.onnx.export(
+        graph.module,
+        tuple(graph.inputs.values()),
+        input_names=list(graph.inputs),
+        output_names=list(graph.dynamic_outputs),
+        dynamic_shapes={
+            name: {axis: dims[dim] for axis, dim in graph.dynamic[name].items()}
+            for name in graph.inputs
+        },
+        opset_version=opset,
+        dynamo=True,
+        verbose=False,
+    )
+    assert program is not None
+    model: onnx.ModelProto = program.model_proto
+    for value in model.graph.input:  # The exporter wrote `32*height_steps`.
+        for axis, name in graph.dynamic[value.name].items():
+            value.type.tensor_type.shape.dim[axis].dim_param = name
+    return model
+
+
+def _with_torchscript(graph: ExportableGraph, opset: int) -> onnx.ModelProto:
+    file = io.BytesIO()
+    torch.onnx.export(
+        graph.module,
+        tuple(graph.inputs.values()),
+        file,  # type: ignore[arg-type]  # the annotation knows paths only
+        input_names=list(graph.inputs),
+        output_names=list(graph.dynamic_outputs),
+        dynamic_axes={**graph.dynamic, **graph.dynamic_outputs},
+        opset_version=opset,
+        dynamo=False,
+    )
+    return onnx.load_model_from_string(file.getvalue())
+
+
+def simplify(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Fold, fuse and infer shapes with onnxsim, check with ONNX, and strip the metadata. Raises
+    StageFailed where onnxsim or the ONNX checker refuses the graph."""
+    import onnxsim
+
+    try:
+        simplified, _ = onnxsim.simplify(model)
+        simplified = onnx.shape_inference.infer_shapes(
+            simplified, check_type=True, strict_mode=True, data_prop=True
+        )
+        simplified.ir_version = min(simplified.ir_version, MAX_IR_VERSION)
+        strip(simplified)
+        onnx.checker.check_model(simplified, full_check=True)
+    except Exception as error:  # The exceptions of onnxsim and onnx have no common base.
+        raise StageFailed(f"the exported graph did not pass onnxsim and onnx: {error}") from error
+    return simplified

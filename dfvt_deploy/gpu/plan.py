@@ -1,21 +1,16 @@
-"""A TensorRT or TensorRT-RTX plan, loaded and run."""
+"""A TensorRT or TensorRT-RTX plan, loaded and run, with the few CUDA calls that this takes, through
+NVIDIA's cuda-bindings."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .cuda import DeviceBuffer, Stream
-from .devices import gpu
-from .errors import GpuError, InvalidInput
-from .libraries import library_of, load_library
-
-if TYPE_CHECKING:  # TensorRT-RTX has the same classes
-    import tensorrt
+from .devices import GpuError, InvalidInput, NotInstalled, gpu, library_of, load_library
 
 Shape = tuple[int, ...]
 
@@ -74,23 +69,26 @@ class LoadedPlan(AbstractContextManager["LoadedPlan"]):
         self._log = error_log(self._trt)
         self._buffers: dict[str, DeviceBuffer] = {}
         self._shapes: dict[str, Shape] = {}
-        self._allocated: dict[str, Any] = {}
         self._profile = 0
         with ExitStack() as resources:
             self._stream = resources.enter_context(Stream(device))
-            runtime: tensorrt.Runtime = self._trt.Runtime(self._log)
-            engine: tensorrt.ICudaEngine | None = runtime.deserialize_cuda_engine(plan)
+            runtime = self._trt.Runtime(self._log)
+            engine = runtime.deserialize_cuda_engine(plan)
             context = None if engine is None else engine.create_execution_context()
             if engine is None or context is None:
                 raise GpuError(self._reason(f"{path.name} cannot be loaded"))
             self._runtime, self._engine, self._context = runtime, engine, context
             names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
-            self.inputs = {n: self._dtype(n) for n in names if self._is_input(n)}
-            self.outputs = {n: self._dtype(n) for n in names if not self._is_input(n)}
-            self.profiles = [
-                {name: self._bounds(name, number) for name in self.inputs}
-                for number in range(engine.num_optimization_profiles)
-            ]
+            taken = [n for n in names if engine.get_tensor_mode(n) == self._trt.TensorIOMode.INPUT]
+            self.inputs = {name: self._dtype(name) for name in taken}
+            self.outputs = {name: self._dtype(name) for name in names if name not in taken}
+            self.profiles: list[dict[str, Bounds]] = []
+            for number in range(engine.num_optimization_profiles):
+                shapes = {name: engine.get_tensor_profile_shape(name, number) for name in taken}
+                bounds = {
+                    n: Bounds(tuple(low), tuple(high)) for n, (low, _, high) in shapes.items()
+                }
+                self.profiles.append(bounds)
             for name in names:
                 self._buffers[name] = DeviceBuffer()
                 resources.callback(self._buffers[name].close)
@@ -99,14 +97,20 @@ class LoadedPlan(AbstractContextManager["LoadedPlan"]):
     def __exit__(self, *_raised: object) -> None:
         self._stream.use_device()
         # TensorRT frees an object with its last reference; the context must go first.
-        del self._allocated, self._context, self._engine, self._runtime
+        del self._context, self._engine, self._runtime
         self._resources.close()
 
     def infer(self, feed: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """Run the plan on arrays in host memory. Raises InvalidInput where an input is missing,
         unknown, or has another dtype or shape than the plan takes, GpuError where the run failed.
         """
-        arrays = self._contiguous(feed)
+        if feed.keys() != self.inputs.keys():
+            given, taken = sorted(feed), sorted(self.inputs)
+            raise InvalidInput(f"inputs {given} are given, the plan takes {taken}")
+        for name, dtype in self.inputs.items():
+            if feed[name].dtype != dtype:
+                raise InvalidInput(f"{name} is {feed[name].dtype}, the plan takes {dtype}")
+        arrays = {name: np.ascontiguousarray(feed[name]) for name in self.inputs}
         self._stream.use_device()
         self._prepare({name: array.shape for name, array in arrays.items()})
         for name, array in arrays.items():
@@ -119,16 +123,6 @@ class LoadedPlan(AbstractContextManager["LoadedPlan"]):
         }
         self._stream.synchronize()
         return results
-
-    def _contiguous(self, feed: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        if feed.keys() != self.inputs.keys():
-            raise InvalidInput(
-                f"inputs {sorted(feed)} are given, the plan takes {sorted(self.inputs)}"
-            )
-        for name, dtype in self.inputs.items():
-            if feed[name].dtype != dtype:
-                raise InvalidInput(f"{name} is {feed[name].dtype}, the plan takes {dtype}")
-        return {name: np.ascontiguousarray(feed[name]) for name in self.inputs}
 
     def _prepare(self, shapes: dict[str, Shape]) -> None:
         """Set shapes and addresses; does nothing where the shapes are those of the last run."""
@@ -148,25 +142,16 @@ class LoadedPlan(AbstractContextManager["LoadedPlan"]):
         if unknown := context.infer_shapes():
             raise GpuError(self._reason(f"the shapes leave {', '.join(unknown)} undetermined"))
         for name, dtype in {**self.inputs, **self.outputs}.items():
-            shape = tuple(context.get_tensor_shape(name))
-            if -1 in shape:  # the shape is known once the plan has run
-                self._allocated[name] = output_allocator(self._trt, self._buffers[name])
-                placed = context.set_output_allocator(name, self._allocated[name])
-            else:
-                size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-                placed = context.set_tensor_address(name, self._buffers[name].reserve(max(1, size)))
-            if not placed:
+            shape = self._shape(name)
+            if -1 in shape:  # no exported graph has an output whose shape depends on the data
+                raise GpuError(f"{name} {format_shape(shape)} has no size before the plan has run")
+            size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+            if not context.set_tensor_address(name, self._buffers[name].reserve(max(1, size))):
                 raise GpuError(self._reason(f"{name} {format_shape(shape)} cannot be placed"))
         self._shapes = shapes
 
-    def _shape(self, output: str) -> Shape:
-        if output in self._allocated:
-            shape: Shape = self._allocated[output].shape
-            return shape
-        return tuple(self._context.get_tensor_shape(output))
-
-    def _is_input(self, name: str) -> bool:
-        return bool(self._engine.get_tensor_mode(name) == self._trt.TensorIOMode.INPUT)
+    def _shape(self, tensor: str) -> Shape:
+        return tuple(self._context.get_tensor_shape(tensor))
 
     def _dtype(self, name: str) -> np.dtype[Any]:
         if self._engine.get_tensor_location(name) != self._trt.TensorLocation.DEVICE:
@@ -176,10 +161,6 @@ class LoadedPlan(AbstractContextManager["LoadedPlan"]):
             return np.dtype(self._trt.nptype(kind))
         except TypeError:
             raise GpuError(f"{name} is {kind}, which numpy does not have") from None
-
-    def _bounds(self, name: str, profile: int) -> Bounds:
-        low, _, high = self._engine.get_tensor_profile_shape(name, profile)
-        return Bounds(tuple(low), tuple(high))
 
     def _reason(self, what: str) -> str:
         """What failed, with the errors that TensorRT logged since the last failure."""
@@ -203,23 +184,81 @@ def error_log(trt: Any) -> Any:
     return Log()
 
 
-def output_allocator(trt: Any, buffer: DeviceBuffer) -> Any:
-    """Gives an output of unknown size the memory it needs; `shape` is the output's last shape."""
+class Stream(AbstractContextManager["Stream"]):
+    """A CUDA stream on one GPU, destroyed at the end of the `with` block."""
 
-    class Allocator(trt.IOutputAllocator):  # type: ignore[misc]
-        def __init__(self) -> None:
-            trt.IOutputAllocator.__init__(self)
-            self.shape: tuple[int, ...] = ()
+    def __init__(self, device: int) -> None:
+        self._cuda = _runtime()
+        self.device = device
+        self.use_device()
+        self._stream = _checked(
+            self._cuda.cudaStreamCreateWithFlags(self._cuda.cudaStreamNonBlocking)
+        )
 
-        def reallocate_output(self, _name: str, _memory: int, size: int, _alignment: int) -> int:
-            return buffer.reserve(max(1, size))
+    def __exit__(self, *_raised: object) -> None:
+        self._cuda.cudaStreamDestroy(self._stream)
 
-        def reallocate_output_async(
-            self, _name: str, _memory: int, size: int, _alignment: int, _stream: int
-        ) -> int:
-            return buffer.reserve(max(1, size))
+    @property
+    def handle(self) -> int:
+        return int(self._stream)
 
-        def notify_shape(self, _name: str, shape: Any) -> None:
-            self.shape = tuple(shape)
+    def use_device(self) -> None:
+        """Make the stream's GPU the current one of this thread."""
+        _checked(self._cuda.cudaSetDevice(self.device))
 
-    return Allocator()
+    def synchronize(self) -> None:
+        _checked(self._cuda.cudaStreamSynchronize(self._stream))
+
+    def copy_in(self, address: int, array: NDArray[Any]) -> None:
+        """Copy a contiguous array, which must live until the stream is synchronized, to the GPU."""
+        kind = self._cuda.cudaMemcpyKind.cudaMemcpyHostToDevice
+        source = array.ctypes.data
+        _checked(self._cuda.cudaMemcpyAsync(address, source, array.nbytes, kind, self._stream))
+
+    def copy_out(self, address: int, shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
+        """An array that is filled from the GPU once the stream is synchronized."""
+        array = np.empty(shape, dtype)
+        kind = self._cuda.cudaMemcpyKind.cudaMemcpyDeviceToHost
+        target = array.ctypes.data
+        _checked(self._cuda.cudaMemcpyAsync(target, address, array.nbytes, kind, self._stream))
+        return array
+
+
+class DeviceBuffer:
+    """Memory on the current GPU that grows to the largest size that was asked for."""
+
+    def __init__(self) -> None:
+        self.address = 0
+        self.capacity = 0
+
+    def reserve(self, size: int) -> int:
+        """The address of at least `size` bytes; earlier content may be gone."""
+        if size > self.capacity:
+            self.close()
+            self.address = int(_checked(_runtime().cudaMalloc(size)))
+            self.capacity = size
+        return self.address
+
+    def close(self) -> None:
+        if self.address:
+            _runtime().cudaFree(self.address)
+        self.address = self.capacity = 0
+
+
+def _runtime() -> Any:
+    try:
+        from cuda.bindings import runtime
+    except ImportError as error:
+        raise NotInstalled(
+            f"cuda-bindings cannot be imported ({error}); run: pip install 'dfvt-deploy[tensorrt]'"
+        ) from None
+    return runtime
+
+
+def _checked(result: tuple[Any, ...]) -> Any:
+    """The value of a CUDA call, whose first item is its status; GpuError without success."""
+    code, *values = result
+    if code != _runtime().cudaError_t.cudaSuccess:
+        _, text = _runtime().cudaGetErrorString(code)
+        raise GpuError(f"CUDA: {text.decode()} ({code.name})")
+    return values[0] if values else None

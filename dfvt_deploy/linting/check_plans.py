@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from ..engines.plan_header import PlanHeader, read_plan_header
+from ..engines.engine import PlanHeader, read_plan_header
+from ..engines.machine import TritonRelease
 from ..engines.record import read_record, record_path
-from ..engines.releases import TritonRelease
 from ..errors import ArtifactError
 from ..types import Flavor
 from .reading import ModelFolder, dims_text, is_filled

@@ -7,7 +7,7 @@ from typing import Any
 
 from .. import __version__
 from ..cores import usable_cores
-from ..engines.releases import TritonRelease, triton_release
+from ..engines.machine import TritonRelease, triton_release
 from ..errors import BadInput, optional
 from ..options import from_fields
 from ..text_files import near

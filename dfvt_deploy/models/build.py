@@ -1,18 +1,25 @@
-"""The models by task and variant, untrained or with the weights that a manifest records."""
+"""The models by task and variant, untrained or with the weights that a manifest records, and their
+sizes beside the published figures."""
 
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
+from ..data import published_figures
 from ..errors import BadInput, CheckpointError
 from ..files import sha256_of
 from ..manifest import Manifest
-from ..types import MAX_CLASSES, Nms, Task, Variant
+from ..types import MAX_CLASSES, Nms, Task, Variant, model_name
+from .backbone import VARIANTS
 from .checkpoint import load_backbone_checkpoint, load_checkpoint
 from .published import published_checkpoint
 from .task_model import model_of
-from .variants import VARIANTS
 
 
 def build_model(
@@ -22,11 +29,9 @@ def build_model(
     nms: Nms | str | None = None,
 ) -> nn.Module:
     """Build a model in eval mode whose parameters hold nothing useful; see `load_checkpoint`.
-
-    num_classes, nms: other than the published count and, for a detector, kind.
-    Raises BadInput where there is no such task, variant or NMS, a class count is out of range, or
-    NMS is given for a task that has none.
-    """
+    `num_classes` and, of a detector, `nms` are the published ones by default. Raises BadInput where
+    there is no such task, variant or NMS, a class count is out of range, or NMS is given for a task
+    that has none."""
     try:
         task, variant = Task(task), Variant(variant)
         nms = None if nms is None else Nms(nms)
@@ -67,17 +72,14 @@ def fill_untrained(model: nn.Module, seed: int = 0) -> None:
 
 
 def count_parameters(model: nn.Module) -> int:
-    """How many numbers the parameters of a model hold."""
     return sum(parameter.numel() for parameter in model.parameters())
 
 
 def model_from_manifest(manifest: Manifest, checkpoint: str | Path | None = None) -> nn.Module:
     """Build the model of an export again from the checkpoint it came from, given by its path or as
     `published`. Without it, untrained weights are made again, published ones are taken from the
-    cache, and any other file from the path that `export` was given.
-
-    Raises CheckpointError where the file is not there, or its SHA-256 is not the manifest's.
-    """
+    cache, and any other file from the path that `export` was given. Raises CheckpointError where
+    the file is not there, or its SHA-256 is not the manifest's."""
     record = manifest.checkpoint
     model = build_model(manifest.task, manifest.variant, manifest.num_classes, manifest.nms)
     if record.source in ("untrained", "backbone"):
@@ -110,14 +112,79 @@ def _checkpoint_file(manifest: Manifest, checkpoint: str | Path | None) -> Path:
         task = Task.CLASSIFICATION if record.source == "backbone" else manifest.task
         return published_checkpoint(task, manifest.variant)
     path = Path(checkpoint or record.file or "")
-    try:
+    with suppress(OSError):  # The file system does not take such a name.
         if path.is_file():
             return path
-    except OSError as error:  # The file system does not take such a name.
-        raise CheckpointError(f"checkpoint {path}: {error.strerror}") from None
     if checkpoint is not None:
         raise CheckpointError(f"checkpoint {path} does not exist or is not a file")
     raise CheckpointError(
         f"{manifest.name} was exported from {record.file}, which is not there; "
         "give --checkpoint the file, or compare with --against onnx, which gives no verdict"
+    )
+
+
+def count_macs(task: Task, variant: Variant, num_classes: int | None = None) -> dict[str, int]:
+    """Count the multiply-accumulates of a model for one image of the paper's size, by part: those
+    of convolutions, linear layers and attention, as in the paper, and not those of norms and
+    activations."""
+    entry = model_of(task)
+    with torch.device("meta"):
+        model = build_model(task, variant, num_classes)
+    images = torch.empty(1, 3, *entry.counted_size, device="meta")
+    if entry.counted_parts is None:
+        return {"model": _count(model, images)}
+    return {
+        name: sum(_count(module, inputs) for module, inputs in calls)
+        for name, calls in entry.counted_parts(model, images).items()
+    }
+
+
+def _count(module: nn.Module, inputs: Any) -> int:
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        module(inputs)
+    return int(counter.get_total_flops()) // 2
+
+
+@dataclass(frozen=True)
+class ModelRow:
+    """One model: its sizes as counted here, and the published figures.
+
+    size: height and width of the image for which multiply-accumulates are counted.
+    parameters_m, gmacs: parameters in millions, and multiply-accumulates in billions, which the
+        paper calls FLOPs. accuracy: by the title of the figure.
+    """
+
+    name: str
+    task: Task
+    variant: Variant
+    size: tuple[int, int]
+    parameters_m: float
+    gmacs: float
+    gmacs_by_part: dict[str, float]
+    published_parameters_m: float
+    published_gflops: float
+    accuracy: dict[str, float]
+
+
+def model_table() -> list[ModelRow]:
+    """Make a row for each published model, on the meta device: no weights are made."""
+    figures = published_figures()
+    return [_row(t, v, figures[t][v]) for t in Task if t in figures for v in Variant]
+
+
+def _row(task: Task, variant: Variant, published: Mapping[str, float]) -> ModelRow:
+    entry, macs = model_of(task), count_macs(task, variant)
+    with torch.device("meta"):
+        model = build_model(task, variant)
+    return ModelRow(
+        name=model_name(task, variant),
+        task=task,
+        variant=variant,
+        size=entry.counted_size,
+        parameters_m=count_parameters(model) / 1e6,
+        gmacs=sum(macs.values()) / 1e9,
+        gmacs_by_part={part: count / 1e9 for part, count in macs.items()},
+        published_parameters_m=published["params_m"],
+        published_gflops=published["gflops"],
+        accuracy={title: published[key] for key, title in entry.accuracy},
     )

@@ -27,11 +27,9 @@ _MAX_DIRECTORY_BYTES = 4 * 2**20
 
 
 def read_zip(path: Path) -> Content:
-    """Check every record of an archive, and read its pickle.
-
-    Raises Damaged where it is not as `torch.save` writes archives, a TorchScript program, or
-    damaged, and OSError, ValueError, LookupError or struct.error where it is damaged.
-    """
+    """Check every record of an archive, and read its pickle. Raises Damaged where it is not as
+    `torch.save` writes archives, a TorchScript program, or damaged, and OSError, ValueError,
+    LookupError or struct.error where it is damaged."""
     try:
         with path.open("rb") as file:
             _check_directory(file, path.stat().st_size)
@@ -212,11 +210,9 @@ _ELEMENT_SIZES = {
 
 def read_legacy(path: Path) -> Content:
     """Read pickles of a magic number, a version, the system, the content and the storages' keys;
-    each storage follows as its count of elements and its bytes.
-
-    Raises Damaged where the file is not of this format, cut, or with storages that do not fit the
-    content, and OSError, ValueError, LookupError or struct.error where it is damaged.
-    """
+    each storage follows as its count of elements and its bytes. Raises Damaged where the file is
+    not of this format, cut, or with storages that do not fit the content, and OSError, ValueError,
+    LookupError or struct.error where it is damaged."""
     with path.open("rb") as file:
         start = io.BytesIO(file.read(MAX_PICKLE_BYTES))
         try:

@@ -4,16 +4,14 @@ from torch import Tensor, nn
 
 from ..tasks.classification import INPUT_SIZE
 from ..types import InputKind, Variant
-from .backbone import Backbone
-from .inputs import ImageInput
-from .task_model import TaskModel
-from .variants import BackboneConfig
+from .backbone import Backbone, BackboneConfig
+from .task_model import ImageInput, TaskModel
 from .window_attention import WINDOW
 
 
 class Classifier(Backbone):
-    """Backbone, LayerNorm, mean over tokens, linear head. With images of 224x224 the token grids
-    are 28, 14, 7 and 7: nothing is padded, and stages with a single window never shift."""
+    """Backbone, LayerNorm, mean over tokens, linear head. The token grids are 28, 14, 7 and 7:
+    nothing is padded, and stages with a single window never shift."""
 
     def __init__(self, config: BackboneConfig, num_classes: int) -> None:
         grids = (INPUT_SIZE // 8, INPUT_SIZE // 16, INPUT_SIZE // 32, INPUT_SIZE // 32)

@@ -69,12 +69,10 @@ class StoredTensor:
 
 
 def read_pickle(file: BinaryIO, storages: list[Storage] | None = None) -> Any:
-    """Describe the object of the pickle that begins at the file's position, and end behind it.
-
-    A caller bounds the file's size, and so the memory that is taken. `storages` takes every storage
+    """Describe the object of the pickle that begins at the file's position, and end behind it; the
+    caller bounds the file's size, and so the memory that is taken. `storages` takes every storage
     the pickle refers to. Raises ValueError or LookupError where the pickle is damaged, of more than
-    `MAX_OPCODES` opcodes, or has an opcode that `torch.save` does not write.
-    """
+    `MAX_OPCODES` opcodes, or has an opcode that `torch.save` does not write."""
     machine = _Machine([] if storages is None else storages)
     for number, (opcode, argument, _) in enumerate(pickletools.genops(file)):
         if number >= MAX_OPCODES:

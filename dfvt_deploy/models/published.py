@@ -20,12 +20,10 @@ _CHUNK = 2**18
 
 
 def published_checkpoint(task: Task, variant: Variant, *, timeout: float = 60) -> Path:
-    """Return the path of the authors' checkpoint, and download it if the cache does not have it.
-
-    The first download's SHA-256 is recorded beside the file (`<file>.json`). From then on a file
-    with another hash is refused, whether it lies in the cache or is downloaded again.
-    `$DFVT_DEPLOY_RELEASE_URL` names another place of the files than the authors' release. The
-    server may be silent for `timeout` seconds.
+    """Return the path of the authors' checkpoint, and download it if the cache does not have it,
+    from `$DFVT_DEPLOY_RELEASE_URL` or the authors' release. The server may be silent for `timeout`
+    seconds. The first download's SHA-256 is recorded beside the file (`<file>.json`). From then on
+    a file with another hash is refused, whether it lies in the cache or is downloaded again.
 
     Raises BadInput where the authors published no checkpoint for this task, StageFailed where the
     server cannot be reached, or the file is incomplete or has another hash than the recorded one.
@@ -38,13 +36,12 @@ def published_checkpoint(task: Task, variant: Variant, *, timeout: float = 60) -
         )
     base = os.environ.get("DFVT_DEPLOY_RELEASE_URL") or RELEASE_URL
     file = cache_directory() / name
-    record = file.with_name(file.name + ".json")
+    url, record = f"{base}/{name}", file.with_name(f"{name}.json")
     if not file.is_file():
-        url = f"{base}/{file.name}"
         download(url, file, expected_sha256=_recorded_hash(record), timeout=timeout)
     sha256, recorded = sha256_of(file), _recorded_hash(record)
     if recorded is None:
-        facts = {"url": f"{base}/{file.name}", "size": file.stat().st_size, "sha256": sha256}
+        facts = {"url": url, "size": file.stat().st_size, "sha256": sha256}
         write_text(record, json.dumps(facts, indent=2) + "\n")
     elif sha256 != recorded:
         raise StageFailed(

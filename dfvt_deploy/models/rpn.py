@@ -1,4 +1,4 @@
-"""Region proposal network: 1000 proposals per image from the feature pyramid."""
+"""The feature pyramid, and its region proposal network: 1000 proposals per image."""
 
 from collections.abc import Sequence
 
@@ -7,8 +7,43 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..types import Nms
-from . import box_ops, nms
-from .fpn import CHANNELS, STRIDES
+from . import box_ops
+
+CHANNELS = 256
+
+#: Strides of the pyramid's maps; the last map is a subsampling of the one before.
+STRIDES = (4, 8, 16, 32, 64)
+
+
+class ConvModule(nn.Module):
+    """A convolution with bias under the name that the published checkpoints give it."""
+
+    def __init__(self, cin: int, cout: int, kernel: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(cin, cout, kernel, padding=kernel // 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x)
+
+
+class FPN(nn.Module):
+    """Feature pyramid network."""
+
+    def __init__(self, channels: Sequence[int]) -> None:
+        super().__init__()
+        self.lateral_convs = nn.ModuleList(ConvModule(c, CHANNELS, 1) for c in channels)
+        self.fpn_convs = nn.ModuleList(ConvModule(CHANNELS, CHANNELS, 3) for _ in channels)
+
+    def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
+        """Merge maps (N, Ci, H / stride, W / stride) of strides 4 to 32 into five maps."""
+        merged = [lateral(x) for lateral, x in zip(self.lateral_convs, maps, strict=True)]
+        for i in reversed(range(len(merged) - 1)):
+            above = F.interpolate(merged[i + 1], scale_factor=2.0, mode="nearest")
+            merged[i] = merged[i] + above
+        out = [conv(x) for conv, x in zip(self.fpn_convs, merged, strict=True)]
+        out.append(F.max_pool2d(out[-1], 1, 2))
+        return out
+
 
 PROPOSALS = 1000
 IOU_THRESHOLD = 0.7
@@ -37,10 +72,8 @@ class RPNHead(nn.Module):
         self.rpn_conv = nn.Conv2d(CHANNELS, CHANNELS, 3, padding=1)
         self.rpn_cls = nn.Conv2d(CHANNELS, len(RATIOS), 1)
         self.rpn_reg = nn.Conv2d(CHANNELS, 4 * len(RATIOS), 1)
-        self.anchors: Tensor
-        self.strides: Tensor
-        self.register_buffer("anchors", base_anchors().flatten(0, 1), persistent=False)
-        self.register_buffer("strides", torch.tensor(STRIDES), persistent=False)
+        self.anchors = nn.Buffer(base_anchors().flatten(0, 1), persistent=False)
+        self.strides = nn.Buffer(torch.tensor(STRIDES), persistent=False)
 
     def forward(self, features: Sequence[Tensor], image_sizes: Tensor) -> Tensor:
         """Propose boxes (N, 1000, 4) in input pixels, from the pyramid and valid sizes (N, 2)."""
@@ -62,23 +95,23 @@ class RPNHead(nn.Module):
         anchors = self._anchors(cells, logits[0].shape[-1])
         boxes = box_ops.clip(box_ops.decode(anchors, moves), image_sizes)
         boxes = torch.where(real[..., None], boxes, 0)
-        shifted = nms.shift_groups(boxes, dim=1)
+        shifted = box_ops.shift_groups(boxes, dim=1)
         if self.kind is Nms.HARD:
-            keep = nms.greedy_keep(shifted, real, IOU_THRESHOLD)
-            ranks, indices = nms.top(torch.where(keep, ranks, _EMPTY).flatten(1), PROPOSALS)
+            keep = box_ops.greedy_keep(shifted, real, IOU_THRESHOLD)
+            ranks, indices = box_ops.top(torch.where(keep, ranks, _EMPTY).flatten(1), PROPOSALS)
             scores, real = ranks.sigmoid(), ranks > _EMPTY
         else:
-            scores = torch.where(real, ranks.sigmoid(), nms.REMOVED)
-            level, slot, scores = nms.select_best(
+            scores = torch.where(real, ranks.sigmoid(), box_ops.REMOVED)
+            level, slot, scores = box_ops.select_best(
                 shifted, scores, Nms.SOFT, IOU_THRESHOLD, PROPOSALS
             )
             indices = (level * PROPOSALS + slot).reshape(-1, PROPOSALS)
             scores = scores.reshape(-1, PROPOSALS)
             first = torch.arange(PROPOSALS, device=scores.device) == 0
             # The best is taken whatever it scores.
-            real = (scores >= nms.MIN_SOFT_SCORE) | first
+            real = (scores >= box_ops.MIN_SOFT_SCORE) | first
         boxes = boxes.flatten(1, 2).gather(1, indices[:, :, None].expand(-1, -1, 4))
-        return torch.where(real[..., None], boxes, 0), torch.where(real, scores, nms.REMOVED)
+        return torch.where(real[..., None], boxes, 0), torch.where(real, scores, box_ops.REMOVED)
 
     def _best(self, logits: Tensor, deltas: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Logits, anchor numbers (both (N, 1000)) and deltas (N, 1000, 4) of one level's best.
@@ -88,7 +121,7 @@ class RPNHead(nn.Module):
         # A level may hold fewer anchors than are taken: empty slots keep the count constant.
         ranks = F.pad(ranks, (0, PROPOSALS), value=_EMPTY)
         moves = F.pad(moves, (0, 0, 0, PROPOSALS))
-        ranks, cells = nms.top(ranks, PROPOSALS)
+        ranks, cells = box_ops.top(ranks, PROPOSALS)
         return ranks, cells, moves.gather(1, cells[:, :, None].expand(-1, -1, 4))
 
     def _anchors(self, cells: Tensor, finest_width: int) -> Tensor:

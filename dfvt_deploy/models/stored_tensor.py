@@ -47,9 +47,9 @@ class Weight:
 
 @dataclass(frozen=True)
 class Content:
-    """What a checkpoint holds: `top`, described by `inert_pickle` or `Entries` of `Weight`.
-    `weight` gives the `Weight` of a tensor in it, and raises `Damaged` where the file lacks its
-    bytes; `bare_layout` is the layout's name if `top` is itself a state dict."""
+    """What a checkpoint holds: `top`, described by `inert_pickle` or `Entries` of `Weight`, and
+    the layout's name if that is itself a state dict. `weight` gives the `Weight` of a tensor in it,
+    and raises `Damaged` where the file lacks its bytes."""
 
     top: Any
     weight: Callable[[Any], Weight]
@@ -85,9 +85,8 @@ def stored_weight(tensor: StoredTensor, places: Mapping[str, Place]) -> Weight:
     item = dtype.itemsize
     if not (type(storage.count) is int and storage.count * item == place.size):
         raise Damaged("its storage is of another length in the file than in the pickle")
-    span = sum((n - 1) * step for n, step in zip(shape, stride, strict=True)) + 1
-    if prod(shape) == 0:
-        span = 0
+    reach = sum((n - 1) * step for n, step in zip(shape, stride, strict=True))
+    span = reach + 1 if prod(shape) else 0
     if tensor.offset + span > storage.count:
         raise Damaged("it reaches beyond its storage")
     if prod(shape) > span:

@@ -41,28 +41,22 @@ def _opposite_sides() -> tuple[Tensor, Tensor]:
 class WindowAttention(nn.Module):
     """Multi-head attention within windows of 7x7 tokens, with relative position bias. `shifted`
     rolls the grid by -3 first and masks pairs that the roll made neighbours; `padded` zero-pads it
-    to multiples of 7, which its sides otherwise must be."""
+    to multiples of 7, which its sides otherwise are."""
 
     def __init__(self, channels: int, heads: int, *, shifted: bool, padded: bool) -> None:
         super().__init__()
-        self.heads = heads
-        self.head_dim = channels // heads
-        self.shifted = shifted
-        self.padded = padded
+        self.heads, self.head_dim = heads, channels // heads
+        self.shifted, self.padded = shifted, padded
         self.relative_position_bias_table = nn.Parameter(torch.zeros((2 * WINDOW - 1) ** 2, heads))
         self.qkv = nn.Linear(channels, 3 * channels)
         self.proj = nn.Linear(channels, channels)
-        self.scale: Tensor
-        self.index: Tensor
-        self.seam_rows: Tensor
-        self.seam_cols: Tensor
         # The scale of q is applied to the weights, where it folds away at export.
         scale = torch.tensor([self.head_dim**-0.5, 1.0, 1.0]).repeat_interleave(channels)
-        seam_rows, seam_cols = _opposite_sides()
-        self.register_buffer("scale", scale, persistent=False)
-        self.register_buffer("index", relative_position_index().flatten(), persistent=False)
-        self.register_buffer("seam_rows", seam_rows, persistent=False)
-        self.register_buffer("seam_cols", seam_cols, persistent=False)
+        self.scale = nn.Buffer(scale, persistent=False)
+        self.index = nn.Buffer(relative_position_index().flatten(), persistent=False)
+        rows, cols = _opposite_sides()
+        self.seam_rows = nn.Buffer(rows, persistent=False)
+        self.seam_cols = nn.Buffer(cols, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map tokens (N, H, W, C) to tokens of the same shape."""

@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from ..artifact import exported_models, open_artifact, read_manifest
-from ..engines.build import build_engine
+from ..engines.build import build_engine, profile_of
 from ..engines.engine import Engine
 from ..engines.machine import machine_for
 from ..engines.options import BuildOptions
-from ..engines.profiles import profile_of
 from ..errors import ArtifactError, BadInput, DfvtError
 from ..manifest import MANIFEST
 from ..names import ONNX_FILES, onnx_file
@@ -38,11 +37,9 @@ class BuildResult:
 
 
 def build_trt(model: str | Path, *, options: BuildOptions | None = None, **fields: Any) -> Engine:
-    """Build one engine of an exported model; `convert` makes the ONNX file first if it is missing.
-
-    model: folder of the exported model (`exports/<name>`).
-    fields: fields of `BuildOptions`, such as `precision`, in place of those of `options`.
-    Raises DfvtError as `convert` and `engines.build.build_engine` do.
+    """Build one engine of the exported model in a folder (`exports/<name>`); `convert` makes the
+    ONNX file first if it is missing. `fields` of `BuildOptions`, such as `precision`, take the
+    place of those of `options`. Raises DfvtError as `convert` and `engines.build.build_engine` do.
     """
     model = Path(model)
     options = replace(options or BuildOptions(), **fields)
@@ -54,11 +51,9 @@ def build_trt(model: str | Path, *, options: BuildOptions | None = None, **field
 
 
 def build_engines(options: BuildOptions) -> list[BuildResult]:
-    """Build every engine that the options name, and go on past those that fail.
-
-    Raises DfvtError where nothing can be built: there is no model, an option is out of range, or
-    this machine lacks what builds (the message has one container command for all models).
-    """
+    """Build every engine that the options name, and go on past those that fail. Raises DfvtError
+    where nothing can be built: there is no model, an option is out of range, or this machine lacks
+    what builds (the message has one container command for all models)."""
     folders = exported_models(options.exports, options.models)
     if options.flavor is Flavor.RTX:
         machine_for(options)  # refuses a compute capability before minutes of conversion

@@ -1,14 +1,13 @@
 """Real images as a network's inputs: what a conversion is calibrated on and compared with."""
 
+import copy
 import hashlib
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper
 from PIL import Image
 
@@ -17,6 +16,7 @@ from ..errors import BadInput
 from ..image_files import SUFFIXES, find_images, spread
 from ..manifest import Manifest
 from ..pipeline import Pipeline
+from ..runners import Tensors
 from ..runners.onnx_runtime import OnnxRuntimeRunner
 from ..task_entries import entry
 from ..tasks.dense import next_multiple, resized_size
@@ -37,7 +37,8 @@ _PARTS = (
     (0.4, 0.4, 1.0, 1.0),
 )
 
-Feed = Mapping[str, NDArray[Any]]
+#: Inputs of a graph by name.
+Feed = Tensors
 
 
 @dataclass(frozen=True)
@@ -49,11 +50,8 @@ class View:
 
     def decoded(self) -> Image.Image:
         image = decode_image(self.file.read_bytes())
-        width, height = image.size
-        left, top, right, bottom = self.part
-        return image.crop(
-            (int(left * width), int(top * height), round(right * width), round(bottom * height))
-        )
+        left, top, right, bottom = np.array(self.part) * (image.size * 2)
+        return image.crop((int(left), int(top), round(right), round(bottom)))
 
 
 @dataclass(frozen=True)
@@ -99,24 +97,19 @@ class CalibrationImages:
         if self.pipeline.has_fixed_size:
             return None
         task = self.pipeline.manifest.task
-        long_side, short_side = (
-            entry("tasks", task, "LONG_SIDE"),
-            entry("tasks", task, "SHORT_SIDE"),
-        )
-        limit = (self.max_side, self.max_side)
-        height, width = resized_size(image.height, image.width, long_side, short_side, limit)
+        limits = entry("tasks", task, "LONG_SIDE"), entry("tasks", task, "SHORT_SIDE")
+        most = (self.max_side, self.max_side)
+        height, width = resized_size(image.height, image.width, *limits, most)
         return next_multiple(height), next_multiple(width)
 
 
 def calibration_images(
     manifest: Manifest, folder: Path | None, *, images: int, max_side: int
 ) -> CalibrationImages:
-    """The images of a folder and its subfolders, or parts of the package's samples.
-
-    images: the most that are taken, evenly spread over the files in the order of their names.
-    max_side: longest side of a dense model's canvas, in pixels; a multiple of 32.
-    Raises BadInput where there is no such folder, or no image in it.
-    """
+    """At most so many images of a folder and its subfolders, evenly spread over the files in the
+    order of their names, or parts of the package's samples. `max_side`, a multiple of 32, is the
+    longest side of a dense model's canvas in pixels. Raises BadInput where there is no such folder,
+    or no image in it."""
     if folder is None:
         views = [View(file, part) for part in _PARTS for file in sorted(SAMPLES.glob("*.jpg"))]
         source = "samples"
@@ -144,7 +137,7 @@ def value_ranges(model: ModelProto, feeds: Iterable[Feed]) -> dict[str, float]:
     weights left out. It is infinite for a tensor that had a value that is not finite. Raises
     StageFailed where onnxruntime cannot run the graph."""
     graph = graph_tensors(model)
-    names = [name for node in graph.nodes for name in node.output if graph.is_float(name)]
+    names = graph.float_results()
     probed = _probed(model, graph, names)
     largest = dict.fromkeys(names, 0.0)
     with OnnxRuntimeRunner(probed.SerializeToString(), spare=True) as runner:
@@ -159,10 +152,9 @@ def value_ranges(model: ModelProto, feeds: Iterable[Feed]) -> dict[str, float]:
     return largest
 
 
-def _probed(model: ModelProto, graph: GraphTensors, names: list[str]) -> ModelProto:
+def _probed(model: ModelProto, graph: GraphTensors, names: Iterable[str]) -> ModelProto:
     """The model with three numbers of each tensor as its only outputs."""
-    probed = ModelProto()
-    probed.CopyFrom(model)
+    probed = copy.deepcopy(model)
     del probed.graph.output[:]
     del probed.graph.value_info[:]
     for name in names:

@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..compare.limits import Limit, checks
-from ..compare.task_comparison import Comparison
+from ..compare import Comparison
+from ..compare.agreement import Limit, checks
 from ..engines.layers import LEAST_SHARE
 from ..errors import StageFailed
 from ..manifest import Check
 from ..progress import warn
-from ..runners.network import open_network
+from ..runners import open_network
 from ..runners.onnx_runtime import OnnxRuntimeRunner
 from ..types import Int8Target, Precision
 from .conversions import Conversion

@@ -12,12 +12,10 @@ from onnx import ModelProto
 from ..errors import StageFailed
 from ..types import Int8Target, RangeMethod
 from .calibration import CalibrationImages, Feed, value_ranges
-from .fp16 import OperatorCounts, fp16_from_fp32, operator_counts
-from .fp16_emulation import emulate_fp16, rounded_tensor
-from .fp16_nodes import FP16_MAX, kept_by_fp16
+from .fp16 import OperatorCounts, emulate_fp16, fp16_from_fp32, operator_counts, rounded_tensor
 from .graph_tensors import graph_tensors
 from .int8 import activation_ranges, int8_from_fp32, int8_operator_counts, kept_by_int8
-from .kept_nodes import KeptNodes, converted_nodes
+from .kept_nodes import FP16_MAX, KeptNodes, converted_nodes, kept_by_fp16
 
 
 @dataclass(eq=False)

@@ -8,9 +8,8 @@ from typing import Any
 import onnx
 
 from ..artifact import Artifact, file_record, open_artifact, update_manifest
-from ..compare import comparison_of
-from ..compare.limits import checks, room
-from ..compare.task_comparison import Comparison
+from ..compare import Comparison, comparison_of
+from ..compare.agreement import checks, room
 from ..errors import StageFailed
 from ..files import staging_directory
 from ..manifest import Calibration, ConversionRecord, Manifest

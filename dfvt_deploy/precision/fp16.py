@@ -1,19 +1,35 @@
-"""FP32 graphs converted to FP16 with NVIDIA ModelOpt's AutoCast."""
+"""FP32 graphs converted to FP16 with NVIDIA ModelOpt's AutoCast, or made to round as FP16 does.
 
+AutoCast does not handle loops well, so they are taken out of a graph and put back. In the graph
+without loops, a loop's results are inputs of the graph. Each tensor that a loop takes is an input
+of a Shape node, the tensor's holder, whose result is an output of the graph. AutoCast, which
+renames or casts the tensor, changes the holder's input, and the loop then takes that.
+"""
+
+import copy
 import math
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
-from onnx import GraphProto, ModelProto, TensorProto
+from onnx import (
+    GraphProto,
+    ModelProto,
+    NodeProto,
+    TensorProto,
+    ValueInfoProto,
+    helper,
+    numpy_helper,
+)
 
 from ..errors import MissingDependency, StageFailed
 from ..onnx_model import MAX_IR_VERSION, strip
 from ..quiet import quiet
-from .graph_tensors import graph_tensors, taken
-from .loops import cut_loops, join_loops
+from .graph_tensors import GraphTensors, graph_tensors, own_names, sort_nodes, subgraphs, taken
 
 #: Numbers of nodes by operator, then by the precision that the nodes compute in.
 OperatorCounts = dict[str, dict[str, int]]
@@ -77,18 +93,13 @@ def finished(model: ModelProto) -> ModelProto:
 
 def initializers_from_constants(graph: GraphProto) -> None:
     """Make every Constant node an initializer, which AutoCast converts as its consumers need it."""
-    rest = []
-    for node in graph.node:
-        values = [a.t for a in node.attribute if a.name == "value"]
-        if node.op_type == "Constant" and values:
-            weight = graph.initializer.add()
-            weight.CopyFrom(values[0])
-            weight.name = node.output[0]
-            continue
-        rest.append(node)
-    if len(rest) < len(graph.node):
-        del graph.node[:]
-        graph.node.extend(rest)
+    constants = [node for node in graph.node if node.op_type == "Constant"]
+    values = {n.output[0]: a.t for n in constants for a in n.attribute if a.name == "value"}
+    for name, value in values.items():
+        weight = graph.initializer.add()
+        weight.CopyFrom(value)
+        weight.name = name
+    _keep(graph.node, lambda node: node.output[0] not in values)
 
 
 def operator_counts(model: ModelProto) -> OperatorCounts:
@@ -115,3 +126,150 @@ def _autocast() -> Any:
             f"{error.name or 'nvidia-modelopt'} (for FP16)", "convert"
         ) from None
     return convert_to_mixed_precision
+
+
+@dataclass(frozen=True)
+class CutLoops:
+    """Loops that were taken out.
+
+    results: names of the graph's inputs that stand for the loops' results.
+    holders: by the name of a tensor that a loop takes, the name of its holder and of the holder's
+        result.
+    """
+
+    loops: Sequence[NodeProto]
+    results: frozenset[str]
+    holders: dict[str, str]
+
+
+def cut_loops(model: ModelProto) -> tuple[ModelProto, CutLoops]:
+    """A copy of the model without the nodes that have subgraphs, and those nodes."""
+    graph = graph_tensors(model)
+    loops = [node for node in graph.nodes if next(subgraphs(node), None) is not None]
+    cut = copy.deepcopy(model)
+    _keep(cut.graph.node, lambda node: next(subgraphs(node), None) is None)
+    results = [value for node in loops for value in _results(node, graph)]
+    cut.graph.input.extend(results)
+    given = {value.name for value in results}
+    _keep(cut.graph.value_info, lambda value: value.name not in given)
+    wanted = {name for node in loops for name in taken(node)} - set(graph.weights)
+    holders = {name: f"{name}/held" for name in sorted(wanted)}
+    for name, holder in holders.items():
+        cut.graph.node.append(helper.make_node("Shape", [name], [holder], name=holder))
+        shape = helper.make_tensor_value_info(holder, TensorProto.INT64, [f"{name}/rank"])
+        cut.graph.output.append(shape)
+    return cut, CutLoops(loops, frozenset(given), holders)
+
+
+def join_loops(model: ModelProto, cut: CutLoops, weights: Sequence[TensorProto]) -> None:
+    """Put the nodes of `cut_loops` back into the model. A tool may have removed or converted the
+    initializers that a loop takes, so the loop gets copies of the original `weights`."""
+    held = set(cut.holders.values())
+    holders = {node.name: node for node in model.graph.node}
+    names = {name: holders[holder].input[0] for name, holder in cut.holders.items()}
+    _keep(model.graph.input, lambda value: value.name not in cut.results)
+    _keep(model.graph.output, lambda value: value.name not in held)
+    _keep(model.graph.node, lambda node: node.name not in held)
+    wanted = {name for loop in cut.loops for name in taken(loop)}
+    for weight in weights:
+        if weight.name in wanted:
+            own = model.graph.initializer.add()
+            own.CopyFrom(weight)
+            own.name = names[weight.name] = f"{weight.name}/loop"
+    for loop in cut.loops:
+        node = model.graph.node.add()
+        node.CopyFrom(loop)
+        _rename(node, names)
+    sort_nodes(model.graph)
+
+
+def _keep(values: Any, wanted: Callable[[Any], bool]) -> None:
+    """Leave in a repeated field what is wanted."""
+    kept = [value for value in values if wanted(value)]
+    del values[:]
+    values.extend(kept)
+
+
+def _results(node: NodeProto, graph: GraphTensors) -> Iterator[ValueInfoProto]:
+    """A node's results with the rank that they have in its body; shape inference does not find
+    it."""
+    body = next(subgraphs(node))
+    inside, carried = list(body.output), len(body.output)
+    if node.op_type == "Loop":  # the body's first result says whether to go on
+        inside, carried = inside[1:], len(node.input) - 2
+    for i, (name, value) in enumerate(zip(node.output, inside, strict=True)):
+        rank = len(value.type.tensor_type.shape.dim) + (i >= carried)
+        shape = [f"{name}/{axis}" for axis in range(rank)]
+        yield helper.make_tensor_value_info(name, graph.types[name], shape)
+
+
+def _rename(node: NodeProto, names: dict[str, str]) -> None:
+    """Rename the tensors that a node takes, also within its subgraphs."""
+    for i, name in enumerate(node.input):
+        node.input[i] = names.get(name, name)
+    for graph in subgraphs(node):
+        hidden = own_names(graph)
+        outside = {old: new for old, new in names.items() if old not in hidden}
+        for inner in graph.node:
+            _rename(inner, outside)
+
+
+#: Inputs that stay FP32 in an FP16 node, by operator: the scales of a Resize.
+_FULL_INPUTS = {"Resize": (2,)}
+
+
+def emulate_fp16(
+    model: ModelProto, fp16_nodes: Collection[str], graph: GraphTensors | None = None
+) -> ModelProto:
+    """A copy of an FP32 model in which the named nodes take and give values that FP16 has.
+
+    onnxruntime's CPU provider computes FP16 nodes in FP32 and leaves out the roundings between
+    neighbours, so an FP16 file that overflows on a GPU gives good answers there. Here every tensor
+    that would be FP16 is rounded to FP16 and back: values beyond 65504 become infinite, as on a GPU
+    that multiplies in FP16 and accumulates in FP32.
+    """
+    graph = graph or graph_tensors(model)
+    fp16_nodes = set(fp16_nodes)
+    emulated = copy.deepcopy(model)
+    del emulated.graph.node[:]
+    del emulated.graph.value_info[:]
+    forms: dict[str, str] = {}  # names of rounded tensors by the name of the tensor
+
+    def add_casts(source: str, target: str) -> None:
+        fp16 = f"{target}/fp16"
+        to_fp16 = helper.make_node("Cast", [source], [fp16], to=TensorProto.FLOAT16)
+        from_fp16 = helper.make_node("Cast", [fp16], [target], to=TensorProto.FLOAT)
+        emulated.graph.node.extend([to_fp16, from_fp16])
+
+    def rounded(name: str) -> str:
+        if name not in forms:
+            forms[name] = rounded_tensor(name)
+            if weight := graph.weights.get(name):
+                with np.errstate(over="ignore"):
+                    values = numpy_helper.to_array(weight).astype(np.float16).astype(np.float32)
+                emulated.graph.initializer.append(numpy_helper.from_array(values, forms[name]))
+            else:
+                add_casts(name, forms[name])
+        return forms[name]
+
+    for node in map(copy.deepcopy, graph.nodes):
+        if node.name not in fp16_nodes:
+            emulated.graph.node.append(node)
+            continue
+        kept = _FULL_INPUTS.get(node.op_type, ())
+        for i, name in enumerate(node.input):
+            if i not in kept and graph.types.get(name) == TensorProto.FLOAT:
+                node.input[i] = rounded(name)
+        results = [n for n in node.output if graph.is_float(n)]
+        node.output[:] = [f"{n}/unrounded" if n in results else n for n in node.output]
+        emulated.graph.node.append(node)
+        for name in results:
+            add_casts(f"{name}/unrounded", name)
+            forms[name] = name
+    return emulated
+
+
+def rounded_tensor(name: str) -> str:
+    """The name of the rounded form of a tensor that an FP16 node takes from an FP32 node. The
+    results of FP16 nodes are rounded under their own names."""
+    return f"{name}/rounded"

@@ -30,6 +30,10 @@ class GraphTensors:
     def is_float(self, name: str) -> bool:
         return self.types.get(name) in FLOATS
 
+    def float_results(self) -> dict[str, str]:
+        """The floating-point results of nodes in order, with the operator that makes each."""
+        return {n: node.op_type for node in self.nodes for n in node.output if self.is_float(n)}
+
     def computes(self, node: NodeProto) -> bool:
         """Whether a node has floating-point inputs or outputs."""
         return any(self.is_float(name) for name in (*taken(node), *node.output))
@@ -76,9 +80,7 @@ def graph_tensors(model: ModelProto) -> GraphTensors:
 
 def subgraphs(node: NodeProto) -> Iterator[GraphProto]:
     """The bodies of a loop, or the branches of a condition."""
-    for attribute in node.attribute:
-        if attribute.type == AttributeProto.GRAPH:
-            yield attribute.g
+    return (a.g for a in node.attribute if a.type == AttributeProto.GRAPH)
 
 
 def taken(node: NodeProto) -> set[str]:

@@ -6,7 +6,6 @@ log2(candidates) trials. The search assumes that more candidates in FP32 do not 
 worse. Its result has been tried and is good either way.
 """
 
-import hashlib
 import json
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -15,7 +14,7 @@ from pathlib import Path
 
 from .. import __version__
 from ..errors import BadInput, StageFailed
-from ..files import write_text
+from ..files import digest_of, write_text
 from ..json_files import read_json
 from ..progress import note, spinner
 from ..runners import Runner
@@ -31,12 +30,9 @@ MAX_FOUND = 32
 
 @dataclass(frozen=True)
 class SearchGoal:
-    """A figure of a network that must be `limit` or more.
-
-    name: says which figure it is, on which data and in which settings. A killed search is taken up
-        only by a search with the same name.
-    score: computes the figure of the network that a runner runs; higher is better.
-    """
+    """A figure of a network that must be `limit` or more; `score` computes it for the network that
+    a runner runs. `name` says which figure it is, on which data and in which settings: a killed
+    search is taken up only by a search with the same name."""
 
     name: str
     limit: float
@@ -85,8 +81,7 @@ def units_to_keep(
         with spinner(text):
             return trials.figure(kept, lambda: score(kept)) >= limit
 
-    found: list[str] = []
-    rest = list(units)
+    found, rest = list[str](), list(units)
     if not is_enough(found) and not is_enough(rest):
         figure = trials.figure(rest, lambda: score(rest))
         raise StageFailed(
@@ -117,15 +112,12 @@ _LARGEST = 1e308
 
 class Trials:
     """Figures by the set of units that a trial kept in FP32, kept in `file` until the search is
-    done.
-
-    key: what a later search must have in common with this one to take up its trials, such as the
-        hash of the model. The file of another search is written anew.
-    """
+    done. A later search takes them up if it has the same `key`, such as the hash of the model, and
+    writes the file anew otherwise."""
 
     def __init__(self, file: Path, key: Mapping[str, object]) -> None:
         self._file = file
-        self._key = _digest({**key, "version": __version__})
+        self._key = digest_of({**key, "version": __version__})
         self._figures: dict[str, float] = {}
         try:
             content = read_json(file)
@@ -139,7 +131,7 @@ class Trials:
 
     def figure(self, kept: Collection[str], measure: Callable[[], float]) -> float:
         """The figure with these units kept, measured unless an earlier trial did."""
-        name = _digest(sorted(kept))
+        name = digest_of(sorted(kept))
         if name not in self._figures:
             value = measure()
             self._figures[name] = min(value, _LARGEST) if value > -_LARGEST else -_LARGEST
@@ -147,9 +139,4 @@ class Trials:
         return self._figures[name]
 
     def done(self) -> None:
-        """Remove the file."""
         self._file.unlink(missing_ok=True)
-
-
-def _digest(value: object) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

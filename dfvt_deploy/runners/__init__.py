@@ -1,15 +1,20 @@
 """The programs that run a network: PyTorch, onnxruntime, OpenVINO, TensorRT, a Triton server.
 
 Each runner is a context manager with one method, `infer`, which maps named tensors to named
-tensors. Enter through the file of the program, such as `onnx_runtime.OnnxRuntimeRunner`.
+tensors. Enter through the file of the program, such as `onnx_runtime.OnnxRuntimeRunner`, or through
+`open_network` for an exported model's file in a runtime.
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
-from ..errors import StageFailed
+from ..artifact import Artifact
+from ..errors import ArtifactError, StageFailed
+from ..names import onnx_file
+from ..types import Int8Target, Precision
 
 #: Arrays by the name of the tensor.
 Tensors = Mapping[str, NDArray[Any]]
@@ -28,3 +33,43 @@ class Runner(Protocol):
 
 class InferenceFailed(StageFailed):
     """A network that is loaded cannot compute its outputs for these inputs."""
+
+
+def network_file(artifact: Artifact, runtime: str, precision: Precision) -> Path:
+    """The file that `onnxruntime`, `openvino` or `tensorrt` runs in a precision; BF16 is made of
+    the FP32 file. Raises ArtifactError where it was not made, or model.onnx changed since."""
+    if runtime != "tensorrt":
+        target = Int8Target.OPENVINO if runtime == "openvino" else Int8Target.CPU
+        of_file = Precision.FP32 if precision is Precision.BF16 else precision
+        return artifact.onnx_path(of_file, target)
+    files = artifact.manifest.files
+    plans = [name for name in artifact.manifest.plans() if files[name].precision is precision]
+    if not plans:
+        remedy = artifact.command("build-trt", "--precision", precision)
+        raise ArtifactError(f"{artifact.directory} has no {precision} engine; run: {remedy}")
+    return artifact.directory / plans[0]
+
+
+def open_network(
+    path: Path,
+    runtime: str,
+    precision: Precision,
+    *,
+    threads: int | None = None,
+    streams: int | None = None,
+    arena: bool = True,
+    spinning: bool = True,
+) -> Runner:
+    """The runner of a file that `network_file` gave; a runtime ignores what it does not have of
+    `threads`, `streams`, `arena` and `spinning`."""
+    if runtime == "tensorrt":
+        from .tensorrt import TensorRTRunner
+
+        return TensorRTRunner(path, source=path.parent / onnx_file(precision, Int8Target.TENSORRT))
+    if runtime == "openvino":
+        from .openvino import OpenVINORunner
+
+        return OpenVINORunner(path, precision, threads, streams)
+    from .onnx_runtime import OnnxRuntimeRunner
+
+    return OnnxRuntimeRunner(path, threads=threads, arena=arena, spinning=spinning)

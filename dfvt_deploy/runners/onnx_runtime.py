@@ -1,7 +1,7 @@
 """ONNX files in onnxruntime."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,7 @@ CPU = ("CPUExecutionProvider",)
 #: A GPU without TF32, which rounds factors to 10 bits.
 CUDA = (("CUDAExecutionProvider", {"use_tf32": "0"}), "CPUExecutionProvider")
 
-_REMEDIES = {
-    "CUDAExecutionProvider": "pip uninstall onnxruntime && "
-    "pip install 'onnxruntime-gpu[cuda,cudnn]'"
-}
+_CUDA_REMEDY = "pip uninstall onnxruntime && pip install 'onnxruntime-gpu[cuda,cudnn]'"
 
 
 @dataclass(eq=False)
@@ -41,9 +38,10 @@ class OnnxRuntimeRunner:
     model: Path | bytes
     providers: Sequence[str | tuple[str, dict[str, str]]] = CPU
     threads: int | None = None
-    arena: bool = field(default=True, kw_only=True)
-    spare: bool = field(default=False, kw_only=True)
-    spinning: bool = field(default=True, kw_only=True)
+    _: KW_ONLY
+    arena: bool = True
+    spare: bool = False
+    spinning: bool = True
     _session: Any = field(default=None, init=False)
 
     def __post_init__(self) -> None:
@@ -75,7 +73,7 @@ class OnnxRuntimeRunner:
         wanted = first if isinstance(first, str) else first[0]
         if wanted not in found:
             self._session = None
-            remedy = f"; run: {_REMEDIES[wanted]}" if wanted in _REMEDIES else ""
+            remedy = f"; run: {_CUDA_REMEDY}" if wanted == "CUDAExecutionProvider" else ""
             raise StageFailed(
                 f"onnxruntime {onnxruntime.__version__} runs {self.name} on "
                 f"{', '.join(found)}, not on {wanted}; it was built with "
@@ -93,11 +91,9 @@ class OnnxRuntimeRunner:
         try:
             return dict(zip(names, self._session.run(names, dict(feed)), strict=True))
         except Exception as error:
-            raise InferenceFailed(
-                f"onnxruntime cannot run {self.name} on inputs of shapes "
-                f"{', '.join(f'{name} {value.shape}' for name, value in feed.items())}: "
-                f"{_first_line(error)}"
-            ) from error
+            shapes = ", ".join(f"{name} {value.shape}" for name, value in feed.items())
+            text = f"onnxruntime cannot run {self.name} on inputs of shapes {shapes}"
+            raise InferenceFailed(f"{text}: {_first_line(error)}") from error
 
 
 def _first_line(error: Exception) -> str:

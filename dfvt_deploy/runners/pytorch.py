@@ -22,22 +22,30 @@ class PytorchRunner:
 
     Images are normalised by `tasks` and outputs are computed by the task's `TaskModel.outputs`, not
     by the exported graph's own code, so that a mistake in either shows. `cuda` computes without
-    TF32; BadInput is raised where PyTorch finds no GPU for it.
+    TF32; BadInput is raised where PyTorch finds no GPU for it. PyTorch has as many `threads` while
+    the runner is open.
     """
 
-    def __init__(self, manifest: Manifest, model: nn.Module, device: Device = "cpu") -> None:
+    def __init__(
+        self,
+        manifest: Manifest,
+        model: nn.Module,
+        device: Device = "cpu",
+        threads: int | None = None,
+    ) -> None:
         if device == "cuda" and not torch.cuda.is_available():
             raise BadInput("--device cuda: PyTorch finds no GPU here; use --device cpu")
-        self.manifest = manifest
-        self.model = model
-        self.device = device
+        self.manifest, self.model, self.device = manifest, model, device
+        self._threads, self._before = threads, torch.get_num_threads()
 
     def __enter__(self) -> "PytorchRunner":
         self.model.to(self.device)
+        torch.set_num_threads(self._threads or self._before)
         return self
 
     def __exit__(self, *error: object) -> None:
         self.model.to("cpu")
+        torch.set_num_threads(self._before)
 
     def infer(self, feed: Tensors) -> dict[str, NDArray[Any]]:
         """Run the model on the inputs of the exported graph, by name."""

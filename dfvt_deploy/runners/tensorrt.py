@@ -1,18 +1,16 @@
 """TensorRT and TensorRT-RTX plans on a GPU."""
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
 
-from ..engines.engine import open_engine
+from ..engines.engine import open_engine, read_plan_header
 from ..engines.machine import bindings
-from ..engines.plan_header import read_plan_header
 from ..errors import ArtifactError, BadInput, StageFailed
-from ..gpu.devices import gpu
-from ..gpu.errors import GpuError, InvalidInput
+from ..gpu.devices import GpuError, InvalidInput, gpu
 from ..gpu.plan import LoadedPlan
 from . import Tensors
 
@@ -28,31 +26,25 @@ class TensorRTRunner:
     """
 
     def __init__(self, path: Path, *, source: Path | None = None) -> None:
-        self.path = path
-        self.source = source
-        self._resources = ExitStack()
+        self.path, self.source = path, source
 
     def __enter__(self) -> "TensorRTRunner":
         version = bindings(read_plan_header(self.path).flavor).__version__
         with _translated():
             capability = gpu().compute_capability
-        engine = open_engine(
-            self.path,
-            source=self.source,
-            runtime_version=version,
-            compute_capability=capability,
-        )
+        fitting = {"runtime_version": version, "compute_capability": capability}
+        engine = open_engine(self.path, source=self.source, **fitting)
         if engine.record.flags.weights_stripped:
             raise ArtifactError(
                 f"{self.path} was built without its weights; build it again without "
                 "--strip-weights to run it"
             )
         with _translated():
-            self._plan = self._resources.enter_context(LoadedPlan(self.path))
+            self._plan = LoadedPlan(self.path)
         return self
 
-    def __exit__(self, *_raised: object) -> None:
-        self._resources.close()
+    def __exit__(self, *raised: object) -> None:
+        self._plan.__exit__(*raised)
 
     def infer(self, feed: Tensors) -> dict[str, NDArray[Any]]:
         with _translated():

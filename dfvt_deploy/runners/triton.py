@@ -4,7 +4,7 @@ import contextlib
 import re
 import socket
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -56,7 +56,7 @@ class UnknownModel(BadInput):
 class TritonRunner:
     """One model of a running server; an ensemble is one too.
 
-    url: `host:port` of the protocol; Triton's default port on the loopback address if None.
+    url: `host:port` of the protocol; Triton's default port on the loopback address if empty.
     version: version of the model; the server's choice if empty.
     timeout: seconds for one request.
 
@@ -67,8 +67,9 @@ class TritonRunner:
     model: str
     url: str = ""
     protocol: Any = TritonProtocol.GRPC
-    version: str = field(default="", kw_only=True)
-    timeout: float = field(default=60, kw_only=True)
+    _: KW_ONLY
+    version: str = ""
+    timeout: float = 60
     _client: Any = field(default=None, init=False)
 
     def __post_init__(self) -> None:
@@ -121,30 +122,24 @@ class TritonRunner:
 
     def output_shapes(self) -> dict[str, tuple[int, ...]]:
         """Shapes of the model's outputs, batch first, -1 where they are free. Raises as `infer`."""
-        options: dict[str, Any] = {}
-        if self.protocol is TritonProtocol.GRPC:
-            options = {"as_json": True, "client_timeout": self.timeout}
-        try:
-            found = self._client.get_model_metadata(self.model, self.version, **options)
-        except Exception as error:
-            raise self._translated(error) from error
-        # gRPC's JSON holds 64-bit numbers as text.
+        found = self._asked("get_model_metadata", self.model, self.version)
         return {o["name"]: tuple(map(int, o["shape"])) for o in found["outputs"]}
 
     def statistics(self) -> dict[str, dict[str, float]]:
         """What Triton counted since it started, by model: `requests` answered, and for each of
-        `queue`, `input`, `compute` and `output` the seconds of all of them.
+        `queue`, `input`, `compute` and `output` the seconds of all of them. Raises as `infer`."""
+        found = self._asked("get_inference_statistics")
+        return {each["name"]: _counted(each["inference_stats"]) for each in found["model_stats"]}
 
-        Raises as `infer`.
-        """
-        options: dict[str, Any] = {}
-        if self.protocol is TritonProtocol.GRPC:
-            options = {"as_json": True, "client_timeout": self.timeout}
+    def _asked(self, method: str, *arguments: str) -> Any:
+        """The JSON document of a request about the server, in which gRPC has 64-bit numbers as
+        text, and leaves out those that are 0."""
+        options = {"as_json": True, "client_timeout": self.timeout}
         try:
-            found = self._client.get_inference_statistics(**options)
+            call = getattr(self._client, method)
+            return call(*arguments, **(options if self.protocol is TritonProtocol.GRPC else {}))
         except Exception as error:
             raise self._translated(error) from error
-        return {each["name"]: _counted(each["inference_stats"]) for each in found["model_stats"]}
 
     def _input(self, name: str, value: NDArray[Any]) -> Any:
         from tritonclient.utils import np_to_triton_dtype
@@ -184,11 +179,14 @@ class TritonRunner:
         )
 
 
+def image_request(encoded: bytes) -> Tensors:
+    """The input of an ensemble, or of its preprocessing, for one encoded image, BYTES (1, 1)."""
+    return {"image": np.array([[encoded]], dtype=np.object_)}
+
+
 def _counted(stats: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
-    """gRPC's JSON holds 64-bit numbers as text, and leaves out those that are 0."""
-    seconds = {
-        name: int(stats.get(key, {}).get("ns", 0)) / 1e9 for name, key in _STATISTICS.items()
-    }
+    nanoseconds = {name: stats.get(key, {}).get("ns", 0) for name, key in _STATISTICS.items()}
+    seconds = {name: int(value) / 1e9 for name, value in nanoseconds.items()}
     return {"requests": float(stats.get("success", {}).get("count", 0)), **seconds}
 
 

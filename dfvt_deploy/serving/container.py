@@ -15,6 +15,7 @@ from ..artifact import Artifact, open_artifact, read_manifest
 from ..engines.build import build_engine
 from ..engines.engine import Engine, engine_file_name, open_engine
 from ..engines.machine import bindings
+from ..engines.options import BuildOptions
 from ..errors import ArtifactError, DfvtError, ServerFailed, StageFailed
 from ..gpu.devices import Gpu, find_gpu
 from ..manifest import MANIFEST
@@ -128,12 +129,8 @@ def _engine(folder: Path, options: PrepareOptions, gpu: Gpu, version: str) -> En
         return _fitting_engine(artifact, precision, gpu, version, images)
     except ArtifactError as error:
         note(f"building {folder.name} in {precision}, which takes minutes: {error}")
-    return build_engine(
-        folder,
-        precision=precision,
-        max_batch=images,
-        timing_cache_folder=options.state / "timing",
-    )
+    building = BuildOptions(max_batch=images, timing_cache_folder=options.state / "timing")
+    return build_engine(folder, precision, building)
 
 
 def _fitting_engine(

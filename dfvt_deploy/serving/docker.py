@@ -5,7 +5,7 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..engines.releases import DEFAULT_RELEASE, triton_releases
+from ..engines.machine import DEFAULT_RELEASE, triton_releases
 from ..errors import ArtifactError, BadInput, ServerFailed
 from ..progress import note
 from .layout import CACHE, CONFIG, models_of, rtx_plans, verify_repository

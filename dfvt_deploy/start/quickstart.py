@@ -10,7 +10,7 @@ import numpy as np
 from ..artifact import Artifact
 from ..data import SAMPLES
 from ..errors import StageFailed
-from ..exporters.export import export_with
+from ..exporters.export import export
 from ..exporters.options import ExportOptions
 from ..files import cache_directory, staged
 from ..image_files import find_images
@@ -65,7 +65,7 @@ def quickstart(options: QuickstartOptions) -> QuickstartResult:
 
     exporting, images, missing = _model(options)
     step_done("train" if options.example else "checkpoint")
-    artifact = export_with(exporting)
+    artifact = export(exporting)
     step_done("export")
     populated = populate(artifact.directory, repository=options.repository)
     step_done("populate")

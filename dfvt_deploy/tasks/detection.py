@@ -55,14 +55,10 @@ def postprocess(
     image_size: IntArray,
     original_size: IntArray,
 ) -> DetectionResult:
-    """The network's answer on one image to detections in the image as it was sent.
-
-    boxes: (k, 4) xyxy in pixels of the network's input.
-    scores, labels: (k,) and (k,) integers; rows below 0 are unused and dropped.
-    masks: (k, 28, 28) probabilities on a grid over each box.
-    image_size, original_size: height and width of the image within the network's input, and as it
-        was sent.
-    """
+    """The network's answer on one image to detections in the image as it was sent: boxes (k, 4)
+    xyxy in pixels of the network's input, scores (k,), labels integers (k,), rows below 0 dropped
+    as unused, and masks (k, 28, 28), probabilities on a grid over each box. The sizes are height
+    and width of the image within the network's input, and as it was sent."""
     used = labels >= 0
     scale = (image_size / original_size).astype(np.float32)[[1, 0, 1, 0]]
     rescaled = boxes[used].astype(np.float32) / scale
@@ -85,8 +81,7 @@ def postprocess_batch(
 
     outputs: `boxes`, `scores`, `labels` and `masks` of the network, as `postprocess` takes them
         with a batch dimension before, `image_sizes` and `original_sizes` int64 (N, 2).
-    labels: class names by class id.
-    max_pixels: limit on the pixels of an original image.
+    labels, max_pixels: class names by class id, and the limit on an original image's pixels.
 
     Returns, with the k rows that the network gives for each image, `boxes` float32 (N, k, 4) xyxy
     in pixels of the sent image, `scores` float32 (N, k), `class_ids` int32 (N, k), `labels` and

@@ -53,10 +53,7 @@ def encode_class_map(class_map: NDArray[Any], num_classes: int) -> bytes:
     lowest, highest = int(class_map.min()), int(class_map.max())
     if lowest < 0 or highest >= min(num_classes, 2**16):
         raise ValueError(f"class ids {lowest}..{highest} are outside 0..{num_classes - 1}")
-    if num_classes <= 256:
-        _, encoded = cv2.imencode(".png", class_map.astype(np.uint8))
-    else:
-        _, encoded = cv2.imencode(".png", class_map.astype(np.uint16))
+    _, encoded = cv2.imencode(".png", class_map.astype("u1" if num_classes <= 256 else "u2"))
     return encoded.tobytes()
 
 
@@ -78,11 +75,9 @@ def postprocess_batch(
     max_pixels: int = DEFAULT_LIMITS.max_pixels,
     wanted: Collection[str] = ("class_map", "labels"),
 ) -> dict[str, NDArray[Any]]:
-    """The network's class maps and the sizes that preprocessing gave to the served answers.
-
-    outputs: `class_map` integers (N, H, W), `image_sizes` and `original_sizes` int64 (N, 2).
-    labels: class names by class id.
-    max_pixels: limit on the pixels of an original image.
+    """The network's `class_map` integers (N, H, W), and `image_sizes` and `original_sizes` int64
+    (N, 2) as preprocessing gave them, to the served answers; `max_pixels` limits the pixels of an
+    original image.
 
     Returns, as far as they are `wanted`, `class_map` (N, 1), a PNG of class ids each (bytes as
     objects, see `postprocess`), and `labels` (N, classes), the class names (UTF-8 bytes as
@@ -108,8 +103,5 @@ def _encoded_class_maps(
     if int(outputs["class_map"].max()) >= num_classes:
         raise ImageError(f"class id {outputs['class_map'].max()} is not below {num_classes}")
     maps = zip(outputs["class_map"], outputs["image_sizes"], outputs["original_sizes"], strict=True)
-    encoded = [
-        encode_class_map(postprocess(class_map, size, original), num_classes)
-        for class_map, size, original in maps
-    ]
+    encoded = [encode_class_map(postprocess(*each), num_classes) for each in maps]
     return np.array(encoded, dtype=np.object_).reshape(-1, 1)

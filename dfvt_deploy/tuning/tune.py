@@ -15,8 +15,7 @@ from ..benchmarking.served import measure_target, populated
 from ..cores import processor, usable_cores
 from ..errors import DfvtError, GateFailed
 from ..evaluate.provenance import versions
-from ..evaluate.store import digest_of
-from ..files import cache_directory, write_text
+from ..files import cache_directory, digest_of, write_text
 from ..manifest import TunedRow, Tuning
 from ..options import from_fields
 from ..progress import note, stderr

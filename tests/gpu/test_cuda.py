@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from dfvt_deploy.gpu import devices
-from dfvt_deploy.gpu.cuda import DeviceBuffer, Stream
-from dfvt_deploy.gpu.errors import GpuError, Unavailable
+from dfvt_deploy.gpu.devices import GpuError, Unavailable
+from dfvt_deploy.gpu.plan import DeviceBuffer, Stream
 
 pytestmark = pytest.mark.gpu
 

@@ -9,7 +9,6 @@ of `KINDS`.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from ...errors import BadInput
@@ -17,10 +16,9 @@ from ...image_files import SUFFIXES, find_images, spread
 from ...manifest import Manifest
 from ...types import Task
 from .ade20k import open_ade20k
-from .checks import image_problem, refuse
 from .coco import open_coco
 from .imagenet import open_imagenet
-from .sample import Dataset, Kind, Sample
+from .sample import Dataset, Kind, Sample, image_problem, refuse
 
 
 def open_images(data: Path, manifest: Manifest, limit: int | None) -> Dataset:
@@ -34,36 +32,27 @@ def open_images(data: Path, manifest: Manifest, limit: int | None) -> Dataset:
     return Dataset("images", manifest.task, data.resolve().name, samples, len(files))
 
 
-@dataclass(frozen=True)
-class DatasetKind:
-    """One kind of dataset: the task that its labels are for (None: it has no labels and suits
-    every task), and the function that opens and checks it."""
-
-    task: Task | None
-    open: Callable[[Path, Manifest, int | None], Dataset]
-
-
-KINDS: Mapping[str, DatasetKind] = {
-    "imagenet": DatasetKind(Task.CLASSIFICATION, open_imagenet),
-    "coco": DatasetKind(Task.DETECTION, open_coco),
-    "ade20k": DatasetKind(Task.SEGMENTATION, open_ade20k),
-    "images": DatasetKind(None, open_images),
+#: The task that the labels of each kind are for (None: it has no labels and suits every task), and
+#: the function that opens and checks it.
+KINDS: Mapping[str, tuple[Task | None, Callable[[Path, Manifest, int | None], Dataset]]] = {
+    "imagenet": (Task.CLASSIFICATION, open_imagenet),
+    "coco": (Task.DETECTION, open_coco),
+    "ade20k": (Task.SEGMENTATION, open_ade20k),
+    "images": (None, open_images),
 }
 
 
 def open_dataset(
     kind: Kind, data: str | Path, manifest: Manifest, limit: int | None = None
 ) -> Dataset:
-    """Open and check a dataset for one model. The class ids of the truth are the model's.
-
-    data: the dataset's folder or file, as docs/datasets.md describes it for each kind.
-    limit: most images that are taken, 1 or more, evenly spread over all and always the same.
-    Raises BadInput where the dataset is for another task than the model, or cannot be used; the
-    message lists everything that is wrong with it.
-    """
-    task = KINDS[kind].task
+    """Open and check a dataset for one model, from its folder or file, as docs/datasets.md
+    describes it for each kind. At most `limit` images, 1 or more, are taken, evenly spread over all
+    and always the same. The class ids of the truth are the model's. Raises BadInput where the
+    dataset is for another task than the model, or cannot be used; the message lists everything that
+    is wrong with it."""
+    task, open_kind = KINDS[kind]
     if task not in (None, manifest.task):
-        fitting = [name for name, other in KINDS.items() if other.task is manifest.task]
+        fitting = [name for name, (other, _) in KINDS.items() if other is manifest.task]
         raise BadInput(
             f"{kind} is for {task}, {manifest.name} is a {manifest.task} model; use "
             f"{', '.join([*fitting, 'images'])} (images has no labels and measures agreement only)"
@@ -74,7 +63,7 @@ def open_dataset(
             raise BadInput(f"{data} does not exist; give the dataset's folder or file")
         if not (data.is_dir() or data.is_file()):
             raise BadInput(f"{data} is neither a folder nor a regular file")
-        return KINDS[kind].open(data, manifest, limit)
+        return open_kind(data, manifest, limit)
     except OSError as error:
         raise BadInput(
             f"{error.filename or data} cannot be read: {error.strerror or error}"

@@ -12,8 +12,15 @@ from ...image_files import find_images, spread
 from ...manifest import Manifest
 from ...tasks.images import DEFAULT_LIMITS
 from ...types import Task
-from .checks import image_problem, pixels_problem, published_order_problems, refuse
-from .sample import ClassMapTruth, Dataset, Sample
+from .sample import (
+    ClassMapTruth,
+    Dataset,
+    Sample,
+    image_problem,
+    pixels_problem,
+    published_order_problems,
+    refuse,
+)
 
 _SPLITS = ("validation", "val")
 
@@ -32,14 +39,12 @@ def open_ade20k(data: Path, manifest: Manifest, limit: int | None) -> Dataset:
     if not files:
         raise BadInput(f"{images} holds no image")
     problems = published_order_problems(Task.SEGMENTATION, manifest.labels)
-    samples = []
+    samples, empty = [], 0
     for file in spread(files, limit):
         name = file.relative_to(images)
         truth = ClassMapTruth(annotations / name.with_suffix(".png"), manifest.num_classes)
         samples.append(Sample(name.as_posix(), file, truth))
-    empty = 0
-    for sample in samples:
-        found, labelled = _check(sample)
+        found, labelled = _check(file, truth)
         problems += found
         empty += not labelled and not found
     if empty == len(samples):
@@ -102,16 +107,15 @@ def _read(path: Path) -> NDArray[Any]:
         raise BadInput(f"{path} cannot be read as PNG: {error or type(error).__name__}") from error
 
 
-def _check(sample: Sample) -> tuple[list[str], bool]:
+def _check(path: Path, truth: ClassMapTruth) -> tuple[list[str], bool]:
     """The problems of an image and its annotation, and whether any pixel has a class."""
-    assert isinstance(sample.truth, ClassMapTruth)
     try:
-        class_map = read_class_map(sample.truth)
+        class_map = read_class_map(truth)
     except BadInput as error:
-        problem = image_problem(sample.path)
+        problem = image_problem(path)
         return [str(error), *([problem] if problem else [])], False
     height, width = class_map.shape
-    problem = image_problem(sample.path, (height, width))
+    problem = image_problem(path, (height, width))
     return [problem] if problem else [], bool((class_map != IGNORED).any())
 
 

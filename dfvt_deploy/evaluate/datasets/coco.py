@@ -12,9 +12,15 @@ from ...json_files import read_json
 from ...manifest import Manifest
 from ...tasks.images import DEFAULT_LIMITS
 from ...types import Task
-from .checks import image_problem, published_order_problems, refuse
 from .coco_objects import Entry, objects_by_image, repeated
-from .sample import Dataset, DetectionTruth, Sample
+from .sample import (
+    Dataset,
+    DetectionTruth,
+    Sample,
+    image_problem,
+    published_order_problems,
+    refuse,
+)
 
 _PATTERNS = ("instances_*.json", "annotations/instances_*.json")
 
@@ -85,17 +91,20 @@ def _read(path: Path) -> tuple[list[Entry], list[Entry], list[Entry]]:
             raise BadInput(
                 f"{path} has no {table}; is it a COCO instances file of labelled images?"
             )
-        for i, row in enumerate(rows):
-            if problem := _entry_problem(row, fields):
-                problems.append(f"entry {i} of {table} {problem}")
+        found = ((i, _entry_problem(row, fields)) for i, row in enumerate(rows))
+        problems += [f"entry {i} of {table} {problem}" for i, problem in found if problem]
     refuse(path, problems)
     images, annotations, categories = (content[table] for table in _FIELDS)
-    problems = [f"image {image['id']} {p}" for image in images if (p := _image_problem(image))]
-    problems += [f"two images have the id {i}" for i in repeated(i["id"] for i in images)]
-    problems += [
-        f"two images have the file_name {n!r}" for n in repeated(i["file_name"] for i in images)
+    most = DEFAULT_LIMITS.max_pixels
+    sizes = ((image["id"], image["height"], image["width"]) for image in images)
+    problems = [
+        f"image {i} is {height}x{width}; images have 1 to {most:,} pixels"
+        for i, height, width in sizes
+        if height < 1 or width < 1 or height * width > most
     ]
-    refuse(path, problems)
+    problems += [f"two images have the id {i}" for i in repeated(i["id"] for i in images)]
+    names = repeated(image["file_name"] for image in images)
+    refuse(path, [*problems, *(f"two images have the file_name {name!r}" for name in names)])
     return images, annotations, categories
 
 
@@ -113,14 +122,6 @@ def _entry_problem(entry: Any, fields: Mapping[str, type]) -> str | None:
     return None
 
 
-def _image_problem(image: Entry) -> str | None:
-    """The reason why an entry of `images` is wrong, to follow the image's id, or None."""
-    height, width = image["height"], image["width"]
-    if height < 1 or width < 1 or height * width > DEFAULT_LIMITS.max_pixels:
-        return f"is {height}x{width}; images have 1 to {DEFAULT_LIMITS.max_pixels:,} pixels"
-    return None
-
-
 def _class_ids(
     categories: Sequence[Entry], labels: Sequence[str], problems: list[str]
 ) -> dict[int, int]:
@@ -131,18 +132,12 @@ def _class_ids(
     problems += [f"two categories have the name {name!r}" for name in repeated(names.values())]
     if tuple(labels) == class_names(Task.DETECTION):
         published = {int(r["coco_id"]): r["name"] for r in published_classes(Task.DETECTION)}
-        problems += [
-            f"category {key} is {name!r}, in COCO it is {published[key]!r}"
-            for key, name in sorted(names.items())
-            if published.get(key, name) != name
-        ]
+        wrong = [key for key, name in sorted(names.items()) if published.get(key, name) != name]
+        problems += [f"category {i} is {names[i]!r}, in COCO it is {published[i]!r}" for i in wrong]
     by_name = {key: labels.index(name) for key, name in names.items() if name in labels}
     if by_name:
-        problems += [
-            f"category {key} {name!r} is none of the model's labels"
-            for key, name in sorted(names.items())
-            if key not in by_name
-        ]
+        others = [(key, name) for key, name in sorted(names.items()) if key not in by_name]
+        problems += [f"category {key} {n!r} is none of the model's labels" for key, n in others]
         return by_name
     if len(names) != len(labels):
         problems.append(
@@ -157,8 +152,8 @@ def _image_directory(path: Path, first: str) -> Path:
     root = path.parent.parent if path.parent.name == "annotations" else path.parent
     split = path.stem.removeprefix("instances_")
     candidates = [root / split, root / "images" / split, root / "images", root]
-    for directory in candidates:
-        if (directory / first).is_file():
-            return directory
-    places = ", ".join(map(str, candidates))
-    raise BadInput(f"the first image of {path}, {first}, is missing; looked in {places}")
+    found = next((folder for folder in candidates if (folder / first).is_file()), None)
+    if found is None:
+        places = ", ".join(map(str, candidates))
+        raise BadInput(f"the first image of {path}, {first}, is missing; looked in {places}")
+    return found

@@ -137,9 +137,8 @@ def objects_by_image(
     class_ids: Mapping[int, int],
     problems: list[str],
 ) -> Mapping[int, list[AnnotatedObject]]:
-    """The annotated objects by image id. `class_ids` are the model's by category id; objects of
-    other `categories` of the file are left out. What is wrong with an annotation is added to
-    `problems`."""
+    """The annotated objects by image id, in the `class_ids` of the model by category id; those of
+    other `categories` are left out. What is wrong with an annotation is added to `problems`."""
     sizes = {image["id"]: (image["height"], image["width"]) for image in images}
     objects: dict[int, list[AnnotatedObject]] = defaultdict(list)
     ids = [annotation["id"] for annotation in annotations if "id" in annotation]
@@ -152,12 +151,11 @@ def objects_by_image(
             if category_id not in categories:
                 raise BadInput(f"is of category {category_id}, which is not listed")
             found = _object(annotation, sizes[image_id], class_ids.get(category_id, 0))
+            if category_id in class_ids:
+                objects[image_id].append(found)
         except BadInput as error:
             name = annotation.get("id", f"number {position} of the file")
             problems.append(f"annotation {name} {error}")
-        else:
-            if category_id in class_ids:
-                objects[image_id].append(found)
     return objects
 
 

@@ -1,23 +1,27 @@
 """ImageNet: images in one folder for each class, or named in a list file."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from ...data import class_names, published_classes
 from ...errors import BadInput
 from ...image_files import SUFFIXES, find_images, spread
 from ...manifest import Manifest
 from ...text_files import read_lines
 from ...types import Task
-from .checks import image_problem, published_order_problems, refuse
-from .class_folders import LIST_INSTEAD, class_id_by_wnid, folder_class_ids
-from .sample import ClassTruth, Dataset, Sample
+from .sample import ClassTruth, Dataset, Sample, image_problem, published_order_problems, refuse
 
 #: Name, path and class id of each image.
 _Found = list[tuple[str, Path, int]]
 
+_WNID = re.compile(r"n[0-9]{8}")
+
 #: A class id: digits, few enough to be parsed whatever they say.
-_CLASS_ID = re.compile(r"[0-9]{1,9}")
+_NUMBER = re.compile(r"[0-9]{1,9}")
+_DIGITS = re.compile(r"([0-9]+)")
+
+LIST_INSTEAD = "name each image's class id in a list file instead: `path class_id` lines"
 
 
 def open_imagenet(data: Path, manifest: Manifest, limit: int | None) -> Dataset:
@@ -96,8 +100,131 @@ def _fields(line: str) -> tuple[str, str]:
 
 def _class_id(label: str, labels: Sequence[str]) -> int | None:
     """The class id that a label of a list file stands for, or None if it is unknown."""
-    if _CLASS_ID.fullmatch(label):
+    if _NUMBER.fullmatch(label):
         return int(label) if int(label) < len(labels) else None
     if label in labels:
         return labels.index(label)
     return class_id_by_wnid(labels).get(label)
+
+
+def folder_class_ids(
+    folders: Sequence[str], labels: Sequence[str], problems: list[str], notes: list[str]
+) -> dict[str, int]:
+    """The class ids of class folders, by folder; the folders are given in sorted order.
+
+    WordNet ids have the published class ids if the model has the published labels. Other folders
+    are looked up among the model's labels. If no folder is a label, numbers are class ids, and
+    other names are numbered in sorted order. What is wrong, and what is worth knowing, is added to
+    `problems` and `notes`.
+    """
+    kinds = {_kind(folder) for folder in folders}
+    if kinds == {"a WordNet id"}:
+        return _ids_of_wnids(folders, labels, problems)
+    if any(folder in labels for folder in folders):
+        return _ids_of_labels(folders, labels, problems)
+    if len(kinds) > 1:
+        examples = {_kind(folder): folder for folder in reversed(folders)}
+        mixed = " and ".join(sorted(f"{name!r} ({kind})" for kind, name in examples.items()))
+        problems.append(
+            f"the class folders are of different kinds, such as {mixed}; {LIST_INSTEAD}"
+        )
+        return {}
+    if kinds == {"a number"}:
+        return _ids_of_numbers(folders, labels, problems, notes)
+    notes.append(
+        "no folder has the name of one of the model's labels: numbered in sorted order, "
+        f"{folders[0]!r} being class 0, {labels[0]!r}"
+    )
+    return _ids_by_order(folders, labels, problems)
+
+
+def _kind(folder: str) -> str:
+    if _WNID.fullmatch(folder):
+        return "a WordNet id"
+    return "a number" if _NUMBER.fullmatch(folder) else "a name"
+
+
+def _ids_of_labels(
+    folders: Sequence[str], labels: Sequence[str], problems: list[str]
+) -> dict[str, int]:
+    unknown = [folder for folder in folders if folder not in labels]
+    problems += [f"folder {folder!r} is none of the model's labels" for folder in unknown]
+    if list(labels) not in (sorted(labels), sorted(labels, key=_natural_key)):
+        i = next(i for i, name in enumerate(sorted(labels)) if labels[i] != name)
+        problems.append(
+            "the model's labels are not in the sorted order that class folders are numbered "
+            f"in: class {i} is {labels[i]!r}, in sorted order {sorted(labels)[i]!r}; correct "
+            f"the --labels file of the export, or {LIST_INSTEAD}"
+        )
+    return {folder: labels.index(folder) for folder in folders if folder in labels}
+
+
+def _ids_of_numbers(
+    folders: Sequence[str], labels: Sequence[str], problems: list[str], notes: list[str]
+) -> dict[str, int]:
+    ids = {folder: int(folder) for folder in folders}
+    last = len(labels) - 1
+    beyond = [folder for folder, class_id in ids.items() if class_id > last]
+    problems += [f"folder {name} is no class id 0..{last}; class ids begin at 0" for name in beyond]
+    folder_of: dict[int, str] = {}
+    for folder, class_id in ids.items():
+        if (other := folder_of.setdefault(class_id, folder)) != folder:
+            problems.append(f"folders {other!r} and {folder!r} are the same number")
+    first = min(ids, key=lambda folder: ids[folder])
+    if not problems:
+        notes.append(
+            "the folders are numbers and are taken as class ids: "
+            f"{first!r} is class {ids[first]}, {labels[ids[first]]!r}"
+        )
+    return ids
+
+
+def _ids_by_order(
+    folders: Sequence[str], labels: Sequence[str], problems: list[str]
+) -> dict[str, int]:
+    if len(folders) != len(labels):
+        problems.append(
+            f"{len(folders)} class folders, the model has {len(labels)} classes; {LIST_INSTEAD}"
+        )
+        return {}
+    by_number = sorted(folders, key=_natural_key)
+    if by_number != list(folders):
+        i = next(i for i, name in enumerate(by_number) if folders[i] != name)
+        problems.append(
+            f"the order of the class folders is not clear: class {i} is {folders[i]!r} in the "
+            f"order of text, {by_number[i]!r} in the order of numbers; {LIST_INSTEAD}"
+        )
+    return {folder: i for i, folder in enumerate(folders)}
+
+
+def _natural_key(name: str) -> list[tuple[int, str]]:
+    """A key that sorts the numbers in names by value: `class2` before `class10`."""
+    parts = _DIGITS.split(name)
+    return [(int(part[:4000]), "") if i % 2 else (0, part) for i, part in enumerate(parts)]
+
+
+def _ids_of_wnids(
+    folders: Sequence[str], labels: Sequence[str], problems: list[str]
+) -> dict[str, int]:
+    if published := class_id_by_wnid(labels):
+        unknown = [folder for folder in folders if folder not in published]
+        problems += [f"folder {folder} is no class of ImageNet-1k" for folder in unknown]
+        return {folder: published[folder] for folder in folders if folder in published}
+    ids = _ids_by_order(folders, labels, problems)
+    names = {row["wnid"]: row["name"] for row in published_classes(Task.CLASSIFICATION)}
+    for folder, class_id in ids.items():
+        own = {folder, names.get(folder, folder)}
+        if labels[class_id] not in own and own & set(labels):
+            problems.append(
+                f"folder {folder} ({', '.join(sorted(own - {folder}))}) is class {class_id} in "
+                f"sorted order, which the model calls {labels[class_id]!r}"
+            )
+    return ids
+
+
+def class_id_by_wnid(labels: Sequence[str]) -> Mapping[str, int]:
+    """Class ids by WordNet id for a model with ImageNet's published labels, empty for others."""
+    if tuple(labels) != class_names(Task.CLASSIFICATION):
+        return {}
+    rows = published_classes(Task.CLASSIFICATION)
+    return {row["wnid"]: class_id for class_id, row in enumerate(rows)}

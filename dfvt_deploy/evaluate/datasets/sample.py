@@ -1,9 +1,16 @@
-"""The content of a dataset: images, and the truth about each of them."""
+"""The content of a dataset: images, the truth about each of them, and checks that several kinds of
+datasets share."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
+from PIL import Image
+
+from ...data import class_names
+from ...errors import BadInput
+from ...tasks.images import DEFAULT_LIMITS, FORMATS
 from ...types import Task
 
 Kind: TypeAlias = Literal["imagenet", "coco", "ade20k", "images"]
@@ -77,3 +84,69 @@ class Dataset:
 
     def __len__(self) -> int:
         return len(self.samples)
+
+
+#: The number of problems that a message shows.
+_SHOWN = 20
+
+_EXIF_ORIENTATION = 0x0112
+
+
+def refuse(data: Path, problems: Sequence[str]) -> None:
+    """Raise BadInput with the problems that were found in a dataset, if there are any."""
+    lines = [f"  {problem}" for problem in problems[:_SHOWN]]
+    if len(problems) > _SHOWN:
+        lines.append(f"  … and {len(problems) - _SHOWN} more")
+    if problems:
+        found = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+        raise BadInput(f"{data} cannot be used, {found}:", *lines)
+
+
+def image_problem(path: Path, size: tuple[int, int] | None = None) -> str | None:
+    """The reason why an image file cannot be used, as far as its header tells, or None. `size` is
+    the height and width that the image must have when it is upright."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return f"the file name {str(path)!r} is not UTF-8; rename the file"
+    try:
+        length = path.stat().st_size
+        if length == 0:
+            return f"{path} is empty (0 bytes)"
+        if length > DEFAULT_LIMITS.max_bytes:
+            return f"{path} has {length:,} bytes, the limit is {DEFAULT_LIMITS.max_bytes:,}"
+        with Image.open(path, formats=FORMATS) as image:
+            height, width = image.height, image.width
+            if problem := pixels_problem(path, image):
+                return problem
+            # Pillow decodes a PNG file to find its orientation, so this comes after the limits.
+            if size is not None and image.getexif().get(_EXIF_ORIENTATION, 1) >= 5:
+                height, width = width, height
+    except FileNotFoundError:
+        return f"{path} is missing"
+    except Exception as error:  # Pillow raises nearly anything on damaged files
+        return f"{path} cannot be read: {error or type(error).__name__}"
+    if size is not None and (height, width) != size:
+        return f"{path} is {height}x{width}, its annotation says {size[0]}x{size[1]}"
+    return None
+
+
+def pixels_problem(path: Path, image: Image.Image) -> str | None:
+    """The reason why an opened image is too large to be decoded, or None."""
+    pixels = image.height * image.width
+    if pixels > DEFAULT_LIMITS.max_pixels:
+        return f"{path} has {pixels:,} pixels, the limit is {DEFAULT_LIMITS.max_pixels:,}"
+    return None
+
+
+def published_order_problems(task: Task, labels: Sequence[str]) -> list[str]:
+    """One problem if a model's labels are the published ones in another order."""
+    published = class_names(task)
+    if tuple(labels) == published or sorted(labels) != sorted(published):
+        return []
+    i = next(i for i, name in enumerate(published) if labels[i] != name)
+    return [
+        f"the model's labels are the published classes in another order: class {i} is "
+        f"{labels[i]!r}, published is {published[i]!r}; was the --labels file of the export "
+        "shifted or sorted?"
+    ]

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..datasets.sample import ClassTruth, Sample
-from .metric import ImageResult, Indices, Metric, Scorer, as_text, points
+from . import Counted, ImageResult, Metric, as_text, points
 
 
 class Accuracy(Metric):
@@ -42,16 +42,10 @@ class Accuracy(Metric):
             "rank": int(places[0]) if len(places) else None,
         }
 
-    def scorer(self, results: Sequence[ImageResult], names: Sequence[str] | None = None) -> Scorer:
+    def counted(self, results: Sequence[ImageResult], names: Sequence[str]) -> Counted:
         rank = np.array([np.inf if r["rank"] is None else r["rank"] for r in results])
         hits = {"top1": rank < 1, "top5": rank < 5}
-        wanted = {name: hits[name] for name in names or self.names}
-
-        def score(indices: Indices | None = None) -> dict[str, float]:
-            chosen = {n: hit if indices is None else hit[indices] for n, hit in wanted.items()}
-            return {name: points(hit.sum(), len(hit)) for name, hit in chosen.items()}
-
-        return score
+        return lambda repeats: {n: points(x @ repeats, repeats.sum()) for n, x in hits.items()}
 
 
 METRIC = Accuracy()

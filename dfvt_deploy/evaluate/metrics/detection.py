@@ -1,18 +1,169 @@
-"""Box and mask AP, equal to pycocotools' figures and fast to compute on resampled images."""
+"""Box and mask AP, equal to pycocotools' figures and fast to compute on resampled images.
+
+pycocotools matches detections with objects once for each image; precision is computed here from
+the stored matches, on any selection of the images.
+"""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ...errors import StageFailed
+from ...errors import StageFailed, optional
 from ...json_files import JsonError, parse_json
 from ..datasets.coco_objects import rle_problem
 from ..datasets.sample import DetectionTruth, Sample
-from .average_precision import class_tables, match, objects_by_class, to_bits
-from .metric import ImageResult, Indices, Metric, Scorer, as_text
+from . import Counted, ImageResult, Metric, as_text
+
+#: The IoU from which a detection is right (0.50 to 0.95), and the recalls that AP averages over,
+#: both computed as pycocotools computes them.
+IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
+RECALLS = np.linspace(0.0, 1.0, 101)
+
+
+@dataclass(frozen=True)
+class ClassTable:
+    """All detections of one class on a dataset, image by image.
+
+    objects: int64 (n,), the number of objects to be found on each of the n images.
+    images: int64 (m,), the positions of the images that have detections.
+    starts, lengths: int64 (m,); the detections of image `images[i]` are the rows from `starts[i]`
+        to `starts[i] + lengths[i]` of the following arrays.
+    scores: float64 (d,).
+    right: bool (10, d), whether a detection found an object, by IoU threshold.
+    counted: bool (10, d), whether a detection counts at all; one on a crowd does not.
+    """
+
+    objects: NDArray[np.int64]
+    images: NDArray[np.int64]
+    starts: NDArray[np.int64]
+    lengths: NDArray[np.int64]
+    scores: NDArray[np.float64]
+    right: NDArray[np.bool_]
+    counted: NDArray[np.bool_]
+
+    def precision(self, repeats: NDArray[np.int64]) -> NDArray[np.float64] | None:
+        """Interpolated precision, float64 (10 IoU thresholds, 101 recalls); None if no image has an
+        object of this class. `repeats`, int64 (n,), says how often each image is counted.
+        Detections of equal score keep the order of the images."""
+        total = int(self.objects @ repeats)
+        if total == 0:
+            return None
+        rows = self._rows(repeats[self.images])
+        rows = rows[np.argsort(-self.scores[rows], kind="stable")]
+        counted = self.counted[:, rows]
+        right = self.right[:, rows] & counted
+        hits = np.cumsum(right, axis=1, dtype=np.float64)
+        misses = np.cumsum(~right & counted, axis=1, dtype=np.float64)
+        precision = hits / (hits + misses + np.spacing(1))
+        precision = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
+        # Precision is 0 at recalls that were not reached.
+        precision = np.pad(precision, ((0, 0), (0, 1)))
+        recall = hits / total
+        at = np.stack([np.searchsorted(line, RECALLS, side="left") for line in recall])
+        return np.take_along_axis(precision, at, axis=1)
+
+    def _rows(self, repeats: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The rows of image `images[i]`, `repeats[i]` times, for all i in turn."""
+        starts = np.repeat(self.starts, repeats)
+        lengths = np.repeat(self.lengths, repeats)
+        ends = np.cumsum(lengths)
+        offsets = np.arange(int(ends[-1]) if len(ends) else 0) - np.repeat(ends - lengths, lengths)
+        return np.repeat(starts, lengths) + offsets
+
+
+def class_tables(results: Sequence[ImageResult], kind: str) -> list[ClassTable]:
+    """A table of `box` or `mask` for each class that occurs, in the order of class ids, from what
+    `AveragePrecision.image_result` gave for each image."""
+    entries: dict[int, list[tuple[int, Mapping[str, Any]]]] = defaultdict(list)
+    for image, result in enumerate(results):
+        for entry in result["classes"]:
+            entries[entry["class"]].append((image, entry))
+    tables = []
+    for _, found in sorted(entries.items()):
+        objects = np.zeros(len(results), np.int64)
+        for image, entry in found:
+            objects[image] = entry["objects"]
+        detected = [(image, entry) for image, entry in found if entry["scores"]]
+        lengths = np.array([len(entry["scores"]) for _, entry in detected], np.int64)
+        ignored = _from_bits([b for _, entry in detected for b in entry[f"{kind}_ignored"]])
+        tables.append(
+            ClassTable(
+                objects=objects,
+                images=np.array([image for image, _ in detected], np.int64),
+                starts=np.cumsum(lengths) - lengths,
+                lengths=lengths,
+                scores=np.array([s for _, entry in detected for s in entry["scores"]], np.float64),
+                right=_from_bits([b for _, entry in detected for b in entry[kind]]),
+                counted=~ignored,
+            )
+        )
+    return tables
+
+
+def to_bits(by_threshold: NDArray[np.bool_]) -> list[int]:
+    """Pack bool (10 IoU thresholds, n) into n integers; bit i stands for threshold i."""
+    powers = 1 << np.arange(len(IOU_THRESHOLDS))
+    return (powers @ by_threshold.astype(np.int64)).tolist()
+
+
+def _from_bits(packed: Sequence[int]) -> NDArray[np.bool_]:
+    powers = 1 << np.arange(len(IOU_THRESHOLDS))[:, None]
+    return (np.array(packed, np.int64) & powers) > 0
+
+
+#: Detections of an image and class that count.
+_MAX_DETECTIONS = 100
+
+#: Objects of every size count, in square pixels.
+_ALL_AREAS = [0.0, 1e10]
+
+
+def objects_by_class(truth: DetectionTruth) -> defaultdict[int, list[dict[str, Any]]]:
+    """The objects of an image as pycocotools wants them, by class id."""
+    objects: defaultdict[int, list[dict[str, Any]]] = defaultdict(list)
+    # In pycocotools an object with id 0 is never found.
+    for object_id, thing in enumerate(truth.objects, 1):
+        objects[thing.class_id].append(
+            {
+                "id": object_id,
+                "bbox": list(thing.box),
+                "area": thing.area,
+                "segmentation": _compressed(thing.segmentation, truth.size),
+                "iscrowd": int(thing.crowd),
+                "ignore": int(thing.crowd),
+            }
+        )
+    return objects
+
+
+def match(
+    objects: list[dict[str, Any]], detections: list[dict[str, Any]], iou_type: str
+) -> Mapping[str, Any]:
+    """Match the detections of one class on one image with its objects by `bbox` or `segm`. In the
+    record that is returned, `dtScores` are the detections' scores, best first, and in the same
+    order `dtMatches` and `dtIgnore` (10 IoU thresholds, detections)."""
+    # Handed the lists directly, pycocotools neither copies nor prints anything.
+    evaluation = optional("pycocotools.cocoeval").COCOeval(iouType=iou_type)
+    evaluation.params.maxDets = [_MAX_DETECTIONS]
+    evaluation.params.iouThrs = IOU_THRESHOLDS
+    evaluation._gts[0, 0], evaluation._dts[0, 0] = objects, detections
+    evaluation.ious = {(0, 0): evaluation.computeIoU(0, 0)}
+    return evaluation.evaluateImg(0, 0, _ALL_AREAS, _MAX_DETECTIONS)
+
+
+def _compressed(segmentation: Any, size: tuple[int, int]) -> Any:
+    """Polygons or run lengths of a mask as pycocotools' compressed run lengths."""
+    mask = optional("pycocotools.mask")
+    if isinstance(segmentation, list):
+        return mask.merge(mask.frPyObjects(segmentation, *size))
+    if isinstance(segmentation["counts"], list):
+        return mask.frPyObjects(segmentation, *size)
+    return segmentation
+
 
 #: What is compared, and pycocotools' name for it.
 _KINDS = {"box": "bbox", "mask": "segm"}
@@ -37,13 +188,11 @@ class AveragePrecision(Metric):
         return 0.0
 
     def image_result(self, answers: Mapping[str, NDArray[Any]], sample: Sample) -> dict[str, Any]:
-        """`classes`: one entry for each class that is annotated or answered.
-
-        An entry holds the `class` id, the number of `objects` to be found, the `scores` of the
-        detections, best first, and for each detection four sets of IoU thresholds (bit i stands
-        for threshold i): `box` and `mask`, at which it found an object; `box_ignored` and
-        `mask_ignored`, at which it does not count, as on a crowd.
-        """
+        """`classes`: for each class that is annotated or answered, its `class` id, the number of
+        `objects` to be found, the `scores` of the detections, best first, and for each detection
+        four sets of IoU thresholds (bit i stands for threshold i): `box` and `mask`, at which it
+        found an object; `box_ignored` and `mask_ignored`, at which it does not count, as on a
+        crowd."""
         truth = sample.truth
         assert isinstance(truth, DetectionTruth)
         detections = _detections_by_class(answers, truth, sample.id)
@@ -62,26 +211,20 @@ class AveragePrecision(Metric):
             classes.append(entry)
         return {"id": sample.id, "classes": classes}
 
-    def scorer(self, results: Sequence[ImageResult], names: Sequence[str] | None = None) -> Scorer:
-        wanted = tuple(names or self.names)
-        kinds = [kind for kind in _KINDS if any(name.startswith(kind) for name in wanted)]
+    def counted(self, results: Sequence[ImageResult], names: Sequence[str]) -> Counted:
+        kinds = [kind for kind in _KINDS if any(name.startswith(kind) for name in names)]
         tables = {kind: class_tables(results, kind) for kind in kinds}
 
-        def score(indices: Indices | None = None) -> dict[str, float]:
-            images = np.arange(len(results)) if indices is None else indices
-            repeats = np.bincount(images, minlength=len(results))
+        def figures_of(repeats: NDArray[np.int64]) -> dict[str, float]:
             figures = {}
             for kind, classes in tables.items():
                 curves = [c for table in classes if (c := table.precision(repeats)) is not None]
                 for figure, thresholds in _RANGES.items():
-                    figures[f"{kind}_{figure}"] = (
-                        100 * float(np.mean(np.stack(curves)[:, thresholds]))
-                        if curves
-                        else float("nan")
-                    )
-            return {name: figures[name] for name in wanted}
+                    mean = np.mean(np.stack(curves)[:, thresholds]) if curves else np.nan
+                    figures[f"{kind}_{figure}"] = 100 * float(mean)
+            return figures
 
-        return score
+        return figures_of
 
 
 METRIC = AveragePrecision()
@@ -97,20 +240,16 @@ def _detections_by_class(
     scores = answers["scores"].reshape(-1)[:count]
     class_ids = answers["class_ids"].reshape(-1)[:count].tolist()
     if "labels" in answers:
-        labels = [as_text(label) for label in answers["labels"].reshape(-1)[:count]]
-        class_ids = [
-            _class_of(class_id, label, truth.labels)
-            for class_id, label in zip(class_ids, labels, strict=True)
-        ]
+        labels = map(as_text, answers["labels"].reshape(-1)[:count])
+        class_ids = [_class_of(*each, truth.labels) for each in zip(class_ids, labels, strict=True)]
     masks = answers["masks"].reshape(-1)[:count]
     found: defaultdict[int, list[dict[str, Any]]] = defaultdict(list)
     for i, (box, class_id, encoded) in enumerate(zip(boxes, class_ids, masks, strict=True)):
         try:
             mask = parse_json(as_text(encoded))
-        except JsonError as error:
-            problem: str | None = f"is no run lengths: {error}"
-        else:
             problem = rle_problem(mask, truth.size)
+        except JsonError as error:
+            problem = f"is no run lengths: {error}"
         if problem:
             raise StageFailed(f"{name}: the mask of detection {i} {problem}")
         if class_id is not None:

@@ -10,7 +10,7 @@ from ...errors import StageFailed
 from ...tasks.segmentation import decode_class_map
 from ..datasets.ade20k import IGNORED, read_class_map
 from ..datasets.sample import ClassMapTruth, Sample
-from .metric import ImageResult, Indices, Metric, Scorer, points
+from . import Counted, ImageResult, Metric, points
 
 _COUNTS = ("intersection", "answered", "annotated")
 
@@ -53,26 +53,22 @@ class MeanIoU(Metric):
         }
         return {"id": sample.id, "classes": classes.tolist(), **counts}
 
-    def scorer(self, results: Sequence[ImageResult], names: Sequence[str] | None = None) -> Scorer:
+    def counted(self, results: Sequence[ImageResult], names: Sequence[str]) -> Counted:
         classes = sorted({class_id for result in results for class_id in result["classes"]})
         table = np.zeros((len(results), len(_COUNTS), len(classes)))
         for row, result in zip(table, results, strict=True):
             row[:, np.searchsorted(classes, result["classes"])] = [result[n] for n in _COUNTS]
-        flat = table.reshape(len(results), -1)
 
-        def score(indices: Indices | None = None) -> dict[str, float]:
-            images = np.arange(len(flat)) if indices is None else indices
-            weights = np.bincount(images, minlength=len(flat)).astype(np.float64)
-            intersection, answered, annotated = (weights @ flat).reshape(len(_COUNTS), -1)
-            union = answered + annotated - intersection
-            figures = {
-                "miou": _mean_points(intersection, union),
+        def figures_of(repeats: NDArray[np.int64]) -> dict[str, float]:
+            sums = repeats.astype(np.float64) @ table.reshape(len(results), -1)
+            intersection, answered, annotated = sums.reshape(len(_COUNTS), -1)
+            return {
+                "miou": _mean_points(intersection, answered + annotated - intersection),
                 "aacc": points(intersection.sum(), annotated.sum()),
                 "macc": _mean_points(intersection, annotated),
             }
-            return {name: figures[name] for name in names or self.names}
 
-        return score
+        return figures_of
 
 
 def _mean_points(part: NDArray[np.float64], whole: NDArray[np.float64]) -> float:

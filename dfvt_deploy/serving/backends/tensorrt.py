@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 
 from ...artifact import Artifact
+from ...engines.build import default_sizes
 from ...engines.engine import Engine, engines_of
-from ...engines.profiles import default_sizes
 from ...engines.record import EngineRecord, record_path
 from ...errors import ArtifactError
 from ...manifest import Manifest

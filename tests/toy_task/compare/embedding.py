@@ -7,9 +7,8 @@ from numpy.typing import NDArray
 
 from ..runners import Tensors
 from ..types import Precision, Task
-from .agreement import Agreement, compare_tensors
-from .limits import Limit
-from .task_comparison import TaskComparison
+from . import TaskComparison
+from .agreement import Agreement, Limit, compare_tensors
 
 #: Vectors of an image whose cosine is above this are the same.
 _SAME = 0.999

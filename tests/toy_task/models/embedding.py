@@ -5,9 +5,8 @@ from torch.nn import functional
 
 from ..tasks.embedding import INPUT_SIZE
 from ..types import InputKind
-from .inputs import ImageInput
-from .task_model import TaskModel
-from .variants import BackboneConfig
+from .backbone import BackboneConfig
+from .task_model import ImageInput, TaskModel
 
 
 class Embedder(nn.Module):

@@ -14,8 +14,7 @@ import triton_python_backend_utils as pb_utils
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from batching import BatchingModel, InvalidRequest
-from dfvt_gpu.devices import gpu
-from dfvt_gpu.errors import GpuError, InvalidInput
+from dfvt_gpu.devices import GpuError, InvalidInput, gpu
 from dfvt_gpu.plan import LoadedPlan
 
 
