@@ -184,8 +184,7 @@ def words_of(hint: Any) -> tuple[str, ...]:
 
 
 def _is_repeated(hint: Any) -> bool:
-    arguments = typing.get_args(hint)
-    return typing.get_origin(hint) is tuple and len(arguments) == 2 and arguments[1] is Ellipsis
+    return typing.get_args(hint)[1:] == (Ellipsis,)
 
 
 def _converted(value: Any, hint: Any, name: str) -> Any:
@@ -241,15 +240,9 @@ def _words(info: OptionInfo, value: Any) -> list[str]:
     """The words that give an option one value on the command line."""
     if isinstance(value, bool):
         return [info.flag if value else info.flag.replace("--", "--no-", 1)]
-    text = _text(value)
+    text = "x".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    if isinstance(value, float) and float(f"{value:g}") == value:
+        text = f"{value:g}"
     if not info.flag:
         return [text]
     return [f"{info.flag}={text}"] if text.startswith("-") else [info.flag, text]
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, tuple):
-        return "x".join(map(str, value))
-    if isinstance(value, float):
-        return f"{value:g}" if float(f"{value:g}") == value else repr(value)
-    return str(value)

@@ -1,5 +1,3 @@
-"""The options of `bench`."""
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar

@@ -1,5 +1,3 @@
-"""`batch`."""
-
 import json
 import shlex
 

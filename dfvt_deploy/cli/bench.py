@@ -1,5 +1,3 @@
-"""`bench`."""
-
 import json
 from typing import TYPE_CHECKING
 

@@ -1,5 +1,3 @@
-"""`build-trt`."""
-
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 

@@ -1,5 +1,3 @@
-"""`convert`."""
-
 from pathlib import Path
 from typing import TYPE_CHECKING
 

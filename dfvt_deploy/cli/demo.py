@@ -1,5 +1,3 @@
-"""`demo`."""
-
 import signal
 
 from ..demo_page.options import DemoOptions

@@ -1,5 +1,3 @@
-"""`doctor`."""
-
 from ..start.options import DoctorOptions
 from .output import print_json, print_line, print_result, print_table
 from .parameters import add_command

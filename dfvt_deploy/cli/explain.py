@@ -1,5 +1,3 @@
-"""`explain`."""
-
 from pathlib import Path
 
 from ..explaining.options import ExplainOptions

@@ -1,5 +1,3 @@
-"""`export`."""
-
 from typing import TYPE_CHECKING
 
 from ..exporters.options import ExportOptions

@@ -1,5 +1,3 @@
-"""`lint`."""
-
 from dataclasses import replace
 
 from ..linting.options import LintOptions

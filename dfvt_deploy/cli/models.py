@@ -1,5 +1,3 @@
-"""`models`."""
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar

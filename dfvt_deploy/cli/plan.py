@@ -1,5 +1,3 @@
-"""`plan`."""
-
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 

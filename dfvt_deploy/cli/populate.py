@@ -1,5 +1,3 @@
-"""`populate`."""
-
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path

@@ -1,5 +1,3 @@
-"""`predict`."""
-
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path

@@ -1,5 +1,3 @@
-"""`promote`."""
-
 from typing import TYPE_CHECKING
 
 from ..promotion.options import PromoteOptions, RollbackOptions, VersionsOptions

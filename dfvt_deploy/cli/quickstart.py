@@ -1,5 +1,3 @@
-"""`quickstart`."""
-
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 

@@ -1,5 +1,3 @@
-"""`rollback`."""
-
 from ..promotion.options import RollbackOptions
 from .parameters import add_command
 from .promote import print_change

@@ -1,5 +1,3 @@
-"""`tune`."""
-
 from typing import Any
 
 from ..errors import StageFailed

@@ -1,5 +1,3 @@
-"""`validate`."""
-
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING

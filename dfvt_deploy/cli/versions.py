@@ -1,5 +1,3 @@
-"""`versions`."""
-
 from typing import TYPE_CHECKING
 
 from ..promotion.options import PromoteOptions, VersionsOptions

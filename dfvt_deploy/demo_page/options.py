@@ -1,5 +1,3 @@
-"""The options of `demo`."""
-
 from dataclasses import dataclass
 from typing import ClassVar
 

@@ -4,7 +4,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import BadInput, GateFailed, StageFailed
+from ..errors import BadInput, GateFailed
 from ..files import locked
 from ..linting.rules import RULES
 from ..linting.run import lint
@@ -87,21 +87,18 @@ def _rows(repository: Path, name: str) -> list[VersionRow]:
 
 
 def _prune(repository: Path, name: str, keep: int, previous: bool) -> None:
-    try:
-        with locked(repository):
-            there = layout.versions(repository, name)
-            kept = {*there[-keep:], layout.live_version(repository, name)}
-            if not previous:
-                kept.add(history.previous_version(repository, name))
-            with staging_beside(repository, name) as staging:
-                for version in (v for v in there if v not in kept):
-                    # Without the ensemble's folder the version is not whole, and
-                    # `remove_incomplete` removes the rest, now or after a kill.
-                    (repository / name / str(version)).rename(staging / str(version))
-                layout.remove_incomplete(repository, name)
-                shutil.rmtree(staging)
-    except OSError as error:
-        raise StageFailed(f"{repository} cannot be written: {error}") from error
+    with layout.changing(repository):
+        there = layout.versions(repository, name)
+        kept = {*there[-keep:], layout.live_version(repository, name)}
+        if not previous:
+            kept.add(history.previous_version(repository, name))
+        with staging_beside(repository, name) as staging:
+            for version in (v for v in there if v not in kept):
+                # Without the ensemble's folder the version is not whole, and
+                # `remove_incomplete` removes the rest, now or after a kill.
+                (repository / name / str(version)).rename(staging / str(version))
+            layout.remove_incomplete(repository, name)
+            shutil.rmtree(staging)
 
 
 @from_fields(PromoteOptions, "model")
@@ -113,25 +110,22 @@ def promote(options: PromoteOptions) -> history.Change:
     repository, name = options.repository, options.model
     layout.require_models(repository, name)
     target = target_of(options.to) if options.to else None
-    try:
-        with locked(repository), staging_beside(repository, name) as staging:
-            there = layout.versions(repository, name)
-            version = options.version or max(there)
-            if version not in there:
-                found = ", ".join(map(str, there)) or "none"
-                raise BadInput(f"{name} has no version {version}; it has {found}")
-            layout.verify_version(repository, name, version)
-            verdicts = history.verdicts_on(repository, name, version, options.exports)
-            if not (options.unvalidated or history.passed(verdicts)):
-                raise _without_verdict(name, version, verdicts)
-            plain_copy(repository, name, version, staging)
-            _check_lint(staging, name, version)
-            change = _live_or_recorded(options, version, verdicts)
-            if target:
-                upload(staging, name, version, target)
-            return change
-    except OSError as error:
-        raise StageFailed(f"{options.to or repository} cannot be written: {error}") from error
+    with layout.changing(repository, options.to), staging_beside(repository, name) as staging:
+        there = layout.versions(repository, name)
+        version = options.version or max(there)
+        if version not in there:
+            found = ", ".join(map(str, there)) or "none"
+            raise BadInput(f"{name} has no version {version}; it has {found}")
+        layout.verify_version(repository, name, version)
+        verdicts = history.verdicts_on(repository, name, version, options.exports)
+        if not (options.unvalidated or history.passed(verdicts)):
+            raise _without_verdict(name, version, verdicts)
+        plain_copy(repository, name, version, staging)
+        _check_lint(staging, name, version)
+        change = _live_or_recorded(options, version, verdicts)
+        if target:
+            upload(staging, name, version, target)
+        return change
 
 
 @from_fields(RollbackOptions, "model")
@@ -142,32 +136,27 @@ def rollback(options: RollbackOptions) -> history.Change:
     changed since, StageFailed where the repository cannot be written."""
     repository, name, reason = options.repository, options.model, options.reason
     layout.require_models(repository, name)
-    try:
-        with locked(repository):
-            version = history.previous_version(repository, name)
-            if not version:
-                found = ", ".join(map(str, layout.versions(repository, name))) or "none"
-                live = layout.live_version(repository, name)
-                raise BadInput(
-                    f"no version of {name} was live before version {live}; choose one of {found} "
-                    "with: dfvt-deploy promote"
-                )
-            layout.verify_version(repository, name, version)
-            changes = reversed(history.read_history(repository, name))
-            before = next(
-                (c for c in changes if c.version == version and c.action != "found"), None
+    with layout.changing(repository):
+        version = history.previous_version(repository, name)
+        if not version:
+            found = ", ".join(map(str, layout.versions(repository, name))) or "none"
+            live = layout.live_version(repository, name)
+            raise BadInput(
+                f"no version of {name} was live before version {live}; choose one of {found} "
+                "with: dfvt-deploy promote"
             )
-            if before and before.sha256 != history.version_hash(repository, name, version):
-                raise BadInput(
-                    f"the configs of {name} version {version} were changed since it was live; "
-                    f"look at them, then run: dfvt-deploy promote {name} --version {version}"
-                )
-            verdicts = before.verdicts if before else history.verdicts_on(repository, name, version)
-            return history.go_live(
-                repository, name, version, "rollback", reason=reason, verdicts=verdicts
+        layout.verify_version(repository, name, version)
+        changes = reversed(history.read_history(repository, name))
+        before = next((c for c in changes if c.version == version and c.action != "found"), None)
+        if before and before.sha256 != history.version_hash(repository, name, version):
+            raise BadInput(
+                f"the configs of {name} version {version} were changed since it was live; "
+                f"look at them, then run: dfvt-deploy promote {name} --version {version}"
             )
-    except OSError as error:
-        raise StageFailed(f"{repository} cannot be written: {error}") from error
+        verdicts = before.verdicts if before else history.verdicts_on(repository, name, version)
+        return history.go_live(
+            repository, name, version, "rollback", reason=reason, verdicts=verdicts
+        )
 
 
 def _live_or_recorded(

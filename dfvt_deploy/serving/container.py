@@ -8,10 +8,11 @@ import os
 import shutil
 import stat
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from ..artifact import Artifact, open_artifact, read_manifest
+from ..artifact import open_artifact, read_manifest
 from ..engines.build import build_engine
 from ..engines.engine import Engine, engine_file_name, open_engine
 from ..engines.machine import bindings
@@ -21,7 +22,7 @@ from ..gpu.devices import Gpu, find_gpu
 from ..manifest import MANIFEST
 from ..progress import note
 from ..runners.triton import TritonRunner
-from ..types import Flavor, Int8Target, Precision
+from ..types import Flavor, Int8Target
 from .http_api import is_ready
 from .layout import CONFIG, ensembles, warmup_image
 from .options import ContainerOptions, PrepareOptions
@@ -61,22 +62,15 @@ def prepare(options: PrepareOptions, repository: Path) -> list[PopulatedModel]:
     does not start. Raises StageFailed where there is no GPU or no TensorRT, or an engine could not
     be built, and BadInput where there is no model, or one without a file of the precision."""
     machine = _tensorrt_here() if options.backend.facts.engines else None
+    settings: dict[str, Any] = {"repository": repository, "backend": options.backend}
+    settings |= {"precision": options.chosen_precision, "max_batch_size": options.max_batch_size}
     done = []
     for folder in options.folders:
         engines = None
         if machine is not None:
             folder = _writable(folder, options.state)
             engines = [_engine(folder, options, *machine)]
-        done.append(
-            populate(
-                folder,
-                engines=engines,
-                repository=repository,
-                backend=options.backend,
-                precision=options.chosen_precision,
-                max_batch_size=options.max_batch_size,
-            )
-        )
+        done.append(populate(folder, engines=engines, **settings))
         note(f"{done[-1].name}: {options.backend}, {options.chosen_precision}")
     return done
 
@@ -120,34 +114,23 @@ def _tensorrt_here() -> tuple[Gpu, str]:
 
 
 def _engine(folder: Path, options: PrepareOptions, gpu: Gpu, version: str) -> Engine:
-    """The engine of a model for this GPU and this TensorRT, built unless it is there."""
-    precision = options.chosen_precision
+    """The engine of a model for this GPU and this TensorRT, built unless a fitting one is there."""
+    precision, capability = options.chosen_precision, gpu.compute_capability
     artifact = open_artifact(folder, precision, Int8Target.TENSORRT)
-    task = served_task(artifact.manifest.task)
-    images = options.max_batch_size or task.max_batch_size
+    images = options.max_batch_size or served_task(artifact.manifest.task).max_batch_size
+    path = folder / engine_file_name(precision, Flavor.TENSORRT, capability)
     try:
-        return _fitting_engine(artifact, precision, gpu, version, images)
+        if not path.is_file():
+            raise ArtifactError(f"{folder} has no {path.name}")
+        source = artifact.onnx_path(precision, Int8Target.TENSORRT)
+        found = {"runtime_version": version, "compute_capability": capability}
+        engine = open_engine(path, source=source, **found)
+        engine.record.require_batch(images)
+        return engine
     except ArtifactError as error:
         note(f"building {folder.name} in {precision}, which takes minutes: {error}")
     building = BuildOptions(max_batch=images, timing_cache_folder=options.state / "timing")
     return build_engine(folder, precision, building)
-
-
-def _fitting_engine(
-    artifact: Artifact, precision: Precision, gpu: Gpu, version: str, images: int
-) -> Engine:
-    capability = gpu.compute_capability
-    path = artifact.directory / engine_file_name(precision, Flavor.TENSORRT, capability)
-    if not path.is_file():
-        raise ArtifactError(f"{artifact.directory} has no {path.name}")
-    engine = open_engine(
-        path,
-        source=artifact.onnx_path(precision, Int8Target.TENSORRT),
-        runtime_version=version,
-        compute_capability=capability,
-    )
-    engine.record.require_batch(images)
-    return engine
 
 
 def _writable(folder: Path, state: Path) -> Path:

@@ -16,10 +16,12 @@ The folder `<name>/2` is moved in last, so version 2 is whole where that folder 
 import re
 import shlex
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from ..errors import ArtifactError, BadInput
-from ..files import sha256_of, sync
+from ..errors import ArtifactError, BadInput, StageFailed
+from ..files import locked, sha256_of, sync
 from ..manifest import MANIFEST, Count, FileName, Record, Sha256
 from ..names import STEPS
 from ..progress import warn
@@ -52,6 +54,18 @@ class VersionRecord(Record):
     precision: Precision
     fast_decode: bool = False
     files: dict[str, Sha256]
+
+
+@contextmanager
+def changing(repository: Path, target: str | None = None) -> Iterator[None]:
+    """Hold the lock of a repository, which is made where there is none, while it is changed, and a
+    target perhaps. Raises StageFailed where one cannot be written."""
+    try:
+        repository.mkdir(parents=True, exist_ok=True)
+        with locked(repository):
+            yield
+    except OSError as error:
+        raise StageFailed(f"{target or repository} cannot be written: {error}") from error
 
 
 def model_names(name: str) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from ..artifact import Artifact, open_artifact, read_manifest
 from ..cores import processor, usable_cores
 from ..engines.engine import Engine
 from ..errors import BadInput, MissingDependency, StageFailed
-from ..files import locked, sha256_of, staging_directory, sync, sync_tree, write_text
+from ..files import sha256_of, staging_directory, sync, sync_tree, write_text
 from ..manifest import MANIFEST, Manifest, Setting
 from ..names import STEPS
 from ..progress import note, warn
@@ -92,30 +92,20 @@ def populate(
             verdict = artifact.require_validated(*form)
             note(f"{source} passed on {verdict.images:,} images of {verdict.dataset}")
     repository = options.repository
-    try:
-        repository.mkdir(parents=True, exist_ok=True)
-        with locked(repository):
-            layout.remove_incomplete(repository, name)
-            version = _free_version(repository, name, options.version)
-            k, pixels = options.top_k, options.max_pixels
-            answers = task.answer_options(artifact.manifest, k, pixels)
-            served = ServedModel(
-                artifact.manifest, version, options, files, max_batch_size, answers
-            )
-            with staging_beside(repository, name) as staging:
-                _stage(staging, artifact, served)
-                _move_in(staging, repository, name, version)
-            if (
-                options.promote
-                and not options.to
-                and version == max(layout.versions(repository, name))
-            ):
-                _go_live_unless_validated(repository, name, version)
-            listed = repository / "requirements.txt"
-            if not listed.is_file() or listed.read_text(encoding="utf-8") != REQUIREMENTS:
-                write_text(listed, REQUIREMENTS)
-    except OSError as error:
-        raise StageFailed(f"{repository} cannot be written: {error}") from error
+    with layout.changing(repository):
+        layout.remove_incomplete(repository, name)
+        version = _free_version(repository, name, options.version)
+        k, pixels = options.top_k, options.max_pixels
+        answers = task.answer_options(artifact.manifest, k, pixels)
+        served = ServedModel(artifact.manifest, version, options, files, max_batch_size, answers)
+        with staging_beside(repository, name) as staging:
+            _stage(staging, artifact, served)
+            _move_in(staging, repository, name, version)
+        if options.promote and not options.to and version == max(layout.versions(repository, name)):
+            _go_live_unless_validated(repository, name, version)
+        listed = repository / "requirements.txt"
+        if not listed.is_file() or listed.read_text(encoding="utf-8") != REQUIREMENTS:
+            write_text(listed, REQUIREMENTS)
     return PopulatedModel(
         name, version, repository, version == layout.live_version(repository, name)
     )
