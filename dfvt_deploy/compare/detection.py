@@ -87,8 +87,7 @@ def match_detections(
 
 
 def box_iou(a: ArrayLike, b: ArrayLike) -> NDArray[np.float64]:
-    """Intersection over union of boxes (n, 4) and (m, 4), (n, m). A box without area has IoU 1 with
-    one at the same place and 0 with any other."""
+    """IoU (n, m) of boxes (n, 4) and (m, 4); a box without area equals one at its place."""
     rows, columns = _floats(a)[:, None], _floats(b)[None]
     least = np.minimum(rows[..., 2:], columns[..., 2:])
     intersection = (least - np.maximum(rows[..., :2], columns[..., :2])).clip(min=0).prod(-1)

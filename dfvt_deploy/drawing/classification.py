@@ -11,8 +11,7 @@ _BAR, _TRACK = "#2f6fb2", "#e3e8ee"
 def draw(
     image: Image.Image, answers: Answers, _min_score: float = 0.0, side: int | None = None
 ) -> Image.Image:
-    """The image above the best classes, each with its score and a bar as long as its score, of
-    the panel's whole width for 100 %."""
+    """The image above its best classes, with scores and bars of that share of its width."""
     labels, scores = text(answers["labels"]), answers["scores"].tolist()
     image = scaled(image, side)
     size, font = panel_font(image)

@@ -62,8 +62,7 @@ def _colours(class_ids: NDArray[np.int32]) -> dict[int, Colour]:
 def _draw_boxes(
     image: Image.Image, boxes: NDArray[np.float64], captions: list[str], colours: list[Colour]
 ) -> list[tuple[str, Colour | None]]:
-    """Draw boxes, xyxy in pixels, and their labels, best first; return the labels that found no
-    place."""
+    """Draw boxes, xyxy in pixels, and labels, best first; return labels that found no place."""
     size, pen = text_size(image), ImageDraw.Draw(image)
     line, font = max(3, size // 6), ImageFont.load_default(size)
     for box, colour in reversed(list(zip(boxes.tolist(), colours, strict=True))):

@@ -23,8 +23,7 @@ _NAMED_SHARE, _MOST_NAMED = 0.005, 12
 def draw(
     image: Image.Image, answers: Answers, _min_score: float = 0.0, side: int | None = None
 ) -> Image.Image:
-    """The image with its class map over it and a line around each region, above a legend of the
-    classes that have a part of the image worth naming."""
+    """The image under its class map with a line around each region, above a legend."""
     class_map, labels = decode_class_map(answers["class_map"].item()), text(answers["labels"])
     if class_map.shape != (image.height, image.width):
         raise ValueError(
@@ -54,8 +53,7 @@ def _borders(class_map: NDArray[Any], width: int) -> NDArray[np.bool_]:
 def _entries(
     shares: list[tuple[int, float]], labels: list[str], colours: NDArray[np.uint8]
 ) -> list[tuple[str, Colour | None]]:
-    """The legend's texts and colours, largest class first; the classes that it does not name are
-    one entry."""
+    """The legend's texts and colours, largest class first, those it does not name as one."""
     named = [item for item in shares[:_MOST_NAMED] if item[1] >= _NAMED_SHARE] or shares[:1]
     others = shares[len(named) :]
     if len(others) == 1:  # takes as much room as its name

@@ -101,13 +101,11 @@ def _most(*sizes: Size) -> Size:
 def build_engine(model: Path, precision: Precision, options: BuildOptions) -> Engine:
     """Build one engine of the exported model in a folder (`exports/<name>`), beside its ONNX files,
     with a record of what it is. Both take their places when they are whole; earlier ones stay when
-    anything fails.
-
-    Raises ArtifactError where the export is missing, stale or was changed, BadInput where an option
-    is out of range, StageFailed where something that the build needs is missing (with the container
-    command that has it), the installed TensorRT is not the target's, an operator is not supported,
-    the layers do not compute in the precision asked for, or the build failed.
-    """
+    anything fails. Raises ArtifactError where the export is missing, stale or was changed, BadInput
+    where an option is out of range, StageFailed where something that the build needs is missing
+    (with the container command that has it), the installed TensorRT is not the target's, an
+    operator is not supported, the layers do not compute in the precision asked for, or the build
+    failed."""
     options = replace(options, models=(model.name,), exports=model.parent, precision=precision)
     artifact = open_artifact(model, precision, Int8Target.TENSORRT)
     profile = profile_of(artifact.manifest, options)

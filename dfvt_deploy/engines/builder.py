@@ -56,12 +56,10 @@ def plan_from_onnx(
 ) -> BuiltPlan:
     """Parse an ONNX file, whose types are the precision that the options name, count the precisions
     of its layers, and build the plan for the shapes of each input, by name. The machine's GPU, if
-    the plan runs there, loads the engine and counts again.
-
-    Raises ArtifactError where the file's inputs are not those of its manifest, or its numbers are
-    quantised as TensorRT does not take them, StageFailed where the parser refuses an operator, the
-    layers do not compute in the precision asked for, or the build failed.
-    """
+    the plan runs there, loads the engine and counts again. Raises ArtifactError where the file's
+    inputs are not those of its manifest, or its numbers are quantised as TensorRT does not take
+    them, StageFailed where the parser refuses an operator, the layers do not compute in the
+    precision asked for, or the build failed."""
     if TYPE_CHECKING:
         import tensorrt as trt
     else:

@@ -90,15 +90,13 @@ _TYPE_KEYS = ("DataType", "Format/Datatype", "Format")
 
 
 def inspected_layers(engine: "tensorrt.ICudaEngine", form: Any) -> ComputeLayers | None:
-    """Count the layers of a built engine, which takes a GPU, from its report in JSON, the
-    `form`."""
+    """Count the layers of a built engine, which takes a GPU, from its report in JSON."""
     inspector = engine.create_engine_inspector()
     return layers_of_report(inspector.get_engine_information(form))
 
 
 def layers_of_report(report: str) -> ComputeLayers | None:
-    """Count the layers of the inspector's report, each in the format of its first input, if it
-    tells."""
+    """Count the layers of the inspector's report, by the format of their first input, if told."""
     try:
         layers = json.loads(report)["Layers"]
     except (ValueError, KeyError, TypeError):

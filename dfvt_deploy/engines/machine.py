@@ -28,8 +28,7 @@ _TARGET = re.compile(r"tritonserver:([0-9]{2}\.[0-9]{2})(-py3)?")
 
 @dataclass(frozen=True)
 class TritonRelease:
-    """One release, such as 26.04. Versions have as many parts as are known; the sources are where
-    they were read."""
+    """One release, such as 26.04: versions as far as known, and where they were read."""
 
     name: str
     tensorrt: str

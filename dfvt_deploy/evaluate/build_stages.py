@@ -92,8 +92,7 @@ def build_stages(
 
 @dataclass
 class Stages:
-    """The stages in the order in which an image passes them; the first is the reference. `not_run`
-    are those that could not be made, or were left out."""
+    """The stages in the order in which an image passes them, and those that are `not_run`."""
 
     artifact: Artifact
     options: ValidateOptions

@@ -33,12 +33,10 @@ _LISTED = 10
 def compare_inner_tensors(
     stages: Stages, stage: Stage, samples: Sequence[Sample]
 ) -> TensorComparison:
-    """Compare the inner tensors of a stage's ONNX file with those of model.onnx, by name.
-
-    Both files run in onnxruntime on the CPU with the tensors as outputs, so onnxruntime fuses no
-    nodes across them, and the figures are those of the graph as it is written. Raises StageFailed
-    where the files have no tensor in common, or no image can be used.
-    """
+    """Compare the inner tensors of a stage's ONNX file with those of model.onnx, by name. Both
+    files run in onnxruntime on the CPU with the tensors as outputs, so onnxruntime fuses no nodes
+    across them, and the figures are those of the graph as it is written. Raises StageFailed where
+    the files have no tensor in common, or no image can be used."""
     assert stage.file is not None
     names = ONNX_FILES[Precision.FP32], stage.file
     models = [onnx.load(stages.artifact.directory / name) for name in names]

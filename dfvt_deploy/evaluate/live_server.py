@@ -96,8 +96,7 @@ def live_server(
 
 
 def answer_options_at(artifact: Artifact, url: str, protocol: TritonProtocol) -> dict[str, Any]:
-    """The options of postprocessing that a server answers with; BadInput where it serves another
-    model under this name."""
+    """A server's options of postprocessing; BadInput where it serves another model by this name."""
     from ..serving.tasks import served_task
 
     manifest = artifact.manifest

@@ -138,8 +138,7 @@ def shown_checks(checks: Sequence[Check]) -> list[Check]:
 
 @dataclass(frozen=True)
 class Bar:
-    """One stage, in percent of the chart's width: where its own figure `end`s, and the part between
-    the figure of the stage before it and its own."""
+    """One stage, in percent of the width: where it `end`s, and its part beyond its source."""
 
     stage: StageResult
     text: str
@@ -158,8 +157,7 @@ class Waterfall:
 
 
 def waterfall(validation: Validation) -> Waterfall:
-    """The metric of each stage in points, or without labels its agreement with the reference in
-    percent. Stages without a figure are left out."""
+    """Each stage's metric in points, or its agreement in percent, as far as it has one."""
     comparison = comparison_of(validation.task)
     title = f"{validation.metric}, points"
     if validation.metric is None:
@@ -214,11 +212,9 @@ def record_validation(
 
 
 def with_verdicts(manifest: Manifest, found: Validation) -> Manifest:
-    """The manifest with a verdict about each file that was judged and has not changed since.
-
-    A file fails if a stage on the way to it changed what it should not. A gate's verdict about a
-    file stays where a run without a gate passes.
-    """
+    """The manifest with a verdict about each file that was judged and has not changed since. A file
+    fails if a stage on the way to it changed what it should not. A gate's verdict about a file
+    stays where a run without a gate passes."""
     verdicts = dict(manifest.verdicts)
     for stage in found.stages:
         if stage.file is None or stage.outcome == "reference":

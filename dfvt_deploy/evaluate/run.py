@@ -181,13 +181,11 @@ def run_stages(
     store: ResultStore,
     workers: int,
 ) -> list[Key]:
-    """Pass every image that has no stored result through the stages, and store its result.
-
-    Decoding and preprocessing run in `workers` threads and only a few images ahead, so memory does
-    not grow with the number of images. Returns the keys of the stored results in the order of the
-    samples; an image that changes during the run has the digest that it had when it was read.
-    Raises DfvtError where a stage cannot go on, such as a server that no longer answers.
-    """
+    """Pass every image that has no stored result through the stages, and store its result. Decoding
+    and preprocessing run in `workers` threads and only a few images ahead, so memory does not grow
+    with the number of images. Returns the keys of the stored results in the order of the samples;
+    an image that changes during the run has the digest that it had when it was read. Raises
+    DfvtError where a stage cannot go on, such as a server that no longer answers."""
     digests = {sample.id: sample_digest(sample) for sample in samples}
     left = [sample for sample in samples if (sample.id, digests[sample.id]) not in store]
     with image_bar("images", len(samples), len(samples) - len(left)) as advance:
@@ -201,8 +199,7 @@ def run_stages(
 def stage_outputs(
     stages: Sequence[Stage], prepared: Prepared
 ) -> Iterator[tuple[Stage, StageOutputs, float]]:
-    """Pass an image through the stages; yields each stage, its outputs and its milliseconds. Raises
-    ImageRefused where a stage cannot answer the image."""
+    """Yield each stage, its outputs and its milliseconds; ImageRefused where one has no answer."""
     if prepared.inputs is None:
         raise ImageRefused(DECODING, prepared.refused)
     done: dict[str | None, StageOutputs] = {

@@ -159,8 +159,7 @@ def _points(difference: float) -> float:
 def class_changes(
     summary: Summary, labels: Sequence[str], reference: str, candidate: str
 ) -> tuple[ClassChange, ...]:
-    """Every class that either of two stages answered or that occurs in the truth; most changed
-    first."""
+    """Every class that two stages answered or that is in the truth; most changed first."""
     before, after = summary.stages[reference], summary.stages[candidate]
     old, new = (_class_scores(summary.metric, sums.results) for sums in (before, after))
     changes = [

@@ -66,8 +66,7 @@ def _mean_colour(image: Image.Image, seen: Box) -> NDArray[np.uint8]:
 def over_image(
     heat: NDArray[np.float64], image: Image.Image, seen: Box, valid: Sequence[float] = (1.0, 1.0)
 ) -> Heat:
-    """A map (h, w) over the network's input as one over the image, which takes the share `valid` of
-    the input's height and width; the rest is padding."""
+    """A map (h, w) over the network's input, a share `valid` of which is the image, over it."""
     left, top, right, bottom = seen
     whole = round((right - left) / valid[1]), round((bottom - top) / valid[0])
     enlarged = cv2.resize(heat.astype(np.float32), whole, interpolation=cv2.INTER_LINEAR)
@@ -91,8 +90,7 @@ class Faithfulness(NamedTuple):
 def faithfulness(
     task: TaskExplanation, ask: Ask, image: Image.Image, target: Target, heat: Heat
 ) -> Faithfulness:
-    """Ask about the image while parts of it have its mean colour. What is not seen is left as it
-    is."""
+    """Ask about the image while parts of what is seen of it have its mean colour."""
     left, top, right, bottom = seen = task.seen(*image.size)
     pixels, empty = np.array(image), np.array(image)
     empty[top:bottom, left:right] = _mean_colour(image, seen)

@@ -41,13 +41,11 @@ _TOOLS = ("dfvt-deploy", "torch", "onnx", "onnxscript", "onnxsim", "numpy")
 
 @from_fields(ExportOptions, "variant", "task")
 def export(options: ExportOptions) -> Artifact:
-    """Export one model to `<output>/<name>/model.onnx` with its `manifest.json`.
-
-    The file is compared with PyTorch in onnxruntime before it takes its place, and in OpenVINO if
-    that is installed; if OpenVINO alone disagrees, a warning says so. The earlier export stays as
-    it was when anything fails. Raises BadInput where an option or the checkpoint cannot be used,
-    StageFailed where a step failed, or onnxruntime does not agree with PyTorch.
-    """
+    """Export one model to `<output>/<name>/model.onnx` with its `manifest.json`. The file is
+    compared with PyTorch in onnxruntime before it takes its place, and in OpenVINO if that is
+    installed; if OpenVINO alone disagrees, a warning says so. The earlier export stays as it was
+    when anything fails. Raises BadInput where an option or the checkpoint cannot be used,
+    StageFailed where a step failed, or onnxruntime does not agree with PyTorch."""
     if len(options.models()) > 1:
         raise BadInput("export makes one model; give one variant and one task")
     options.check_files()

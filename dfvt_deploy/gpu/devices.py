@@ -60,8 +60,7 @@ def library_of(plan: bytes) -> Library:
 
 
 def load_library(library: Library) -> Any:
-    """Import the Python module of a library. Raises NotInstalled where none of its modules is
-    installed, Unavailable where one is, but cannot be imported."""
+    """A library's module; NotInstalled without one, Unavailable where it cannot be imported."""
     failure = ""
     for name in library.modules:
         try:

@@ -36,8 +36,7 @@ class Bounds:
 
 
 def fitting_profile(profiles: Sequence[Mapping[str, Bounds]], shapes: Mapping[str, Shape]) -> int:
-    """The number of the first profile, bounds of every input by name, that takes the shapes of the
-    inputs by name. Raises InvalidInput where none does."""
+    """The number of the first profile that takes the inputs' shapes; else InvalidInput."""
     reasons = []
     for number, profile in enumerate(profiles):
         misfits = (bounds.misfit(name, shapes[name]) for name, bounds in profile.items())
@@ -56,11 +55,9 @@ def format_shape(shape: Shape) -> str:
 
 class LoadedPlan(AbstractContextManager["LoadedPlan"]):
     """The plan of a file on the GPU with this number, freed at the end of the `with` block.
-
     `inputs` and `outputs` are numpy dtypes by tensor name, `profiles`, for each optimization
     profile, the bounds of every input. Raises Unavailable where no GPU, or no TensorRT of the
-    plan's kind, was found, GpuError where TensorRT does not take the plan, with its reason.
-    """
+    plan's kind, was found, GpuError where TensorRT does not take the plan, with its reason."""
 
     def __init__(self, path: Path, device: int = 0) -> None:
         plan = path.read_bytes()

@@ -176,8 +176,7 @@ class PatchEmbed(nn.Module):
 
 
 def space_to_depth(x: Tensor) -> Tensor:
-    """Map (N, C, H, W) with even sides to (N, 4C, H/2, W/2); the channels of the four phases follow
-    each other: (0,0), (1,0), (0,1), (1,1)."""
+    """Map (N, C, H, W) to (N, 4C, H/2, W/2), the phases in the order (0,0), (1,0), (0,1), (1,1)."""
     return torch.cat([x[:, :, row::2, col::2] for col in (0, 1) for row in (0, 1)], dim=1)
 
 

@@ -174,14 +174,11 @@ def load_checkpoint(
     model: nn.Module, path: str | Path, weights: Weights | str = Weights.MODEL
 ) -> CheckpointInfo:
     """Load a checkpoint into a model of `build_model`, every weight and nothing else; `weights` as
-    in `inspect_checkpoint`.
-
-    The layout is `{"model": …}` as published, `{"state_dict": …}`, a bare state dict, or
-    safetensors; keys may carry `module.` or `_orig_mod.`, and for the classifier `backbone.`.
-    Nothing in the file is executed. Raises CheckpointError for another task, variant or class count
-    than the model's, missing, unexpected or misshapen keys, or values that float32 cannot hold. The
-    model is then unchanged.
-    """
+    in `inspect_checkpoint`. The layout is `{"model": …}` as published, `{"state_dict": …}`, a
+    bare state dict, or safetensors; keys may carry `module.` or `_orig_mod.`, and for the
+    classifier `backbone.`. Nothing in the file is executed. Raises CheckpointError for another
+    task, variant or class count than the model's, missing, unexpected or misshapen keys, or values
+    that float32 cannot hold. The model is then unchanged."""
     state, found = _read(path, weights)
     expected = {k: v for k, v in model.state_dict().items() if not k.endswith(NOT_WEIGHTS)}
     wanted = CheckpointInfo(*_identify(expected, "model"), found.layout, found.note)

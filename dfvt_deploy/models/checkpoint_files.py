@@ -124,8 +124,7 @@ _MISTAKEN = {
 
 
 def read_content(path: Path) -> Content:
-    """Read what a checkpoint holds, its format told by how the file begins. Raises Damaged where it
-    is not a regular file, not of a known format, or damaged."""
+    """Read what a checkpoint holds, by how it begins; Damaged for no or no whole checkpoint."""
     try:
         _check_regular(path)
         with path.open("rb") as file:

@@ -54,8 +54,7 @@ class BoxHead(nn.Module):
         )
 
     def forward(self, aligned: Tensor) -> tuple[Tensor, Tensor]:
-        """Map features (R, 256, 7, 7) to logits (R, classes + background) and deltas (R, 4
-        classes)."""
+        """Map features (R, 256, 7, 7) to logits (R, classes + 1) and deltas (R, 4 classes)."""
         x = aligned.flatten(1)
         for fc in self.shared_fcs:
             x = F.relu(fc(x))

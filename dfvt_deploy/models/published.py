@@ -23,11 +23,9 @@ def published_checkpoint(task: Task, variant: Variant, *, timeout: float = 60) -
     """Return the path of the authors' checkpoint, and download it if the cache does not have it,
     from `$DFVT_DEPLOY_RELEASE_URL` or the authors' release. The server may be silent for `timeout`
     seconds. The first download's SHA-256 is recorded beside the file (`<file>.json`). From then on
-    a file with another hash is refused, whether it lies in the cache or is downloaded again.
-
-    Raises BadInput where the authors published no checkpoint for this task, StageFailed where the
-    server cannot be reached, or the file is incomplete or has another hash than the recorded one.
-    """
+    a file with another hash is refused, whether it lies in the cache or is downloaded again. Raises
+    BadInput where the authors published no checkpoint for this task, StageFailed where the server
+    cannot be reached, or the file is incomplete or has another hash than the recorded one."""
     if (name := model_of(task).release_files.get(variant)) is None:
         published = ", ".join(one for one in Task if model_of(one).release_files)
         raise BadInput(

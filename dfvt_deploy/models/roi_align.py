@@ -98,12 +98,10 @@ class _RoIAlign(torch.autograd.Function):
 
 def roi_align(feature: Tensor, boxes: Tensor, image: Tensor, bins: int, stride: int) -> Tensor:
     """Features (R, C, bins, bins) of boxes (R, 4) in input pixels, each of an image int64 (R,),
-    from one map (N, C, H, W) with `stride` input pixels to one of its own.
-
-    The samples of a bin form a grid, so a pixel's weight in the bin's mean is the product of a
-    weight by row and one by column. Each bin is then a weighted sum of a few feature vectors, which
-    `embedding_bag` computes for any number of terms per bin.
-    """
+    from one map (N, C, H, W) with `stride` input pixels to one of its own. The samples of a bin
+    form a grid, so a pixel's weight in the bin's mean is the product of a weight by row and one by
+    column. Each bin is then a weighted sum of a few feature vectors, which `embedding_bag` computes
+    for any number of terms per bin."""
     channels, height, width = feature.shape[1:]
     scaled = boxes * (1 / stride) - 0.5
     by_row = _axis_weights(scaled[:, 1], scaled[:, 3], bins, height)

@@ -125,8 +125,7 @@ class RPNHead(nn.Module):
         return ranks, cells, moves.gather(1, cells[:, :, None].expand(-1, -1, 4))
 
     def _anchors(self, cells: Tensor, finest_width: int) -> Tensor:
-        """Anchors (N, levels, K, 4) from their numbers (N, levels, K), counted in each level over
-        rows, columns and ratios, the ratio fastest."""
+        """Anchors (N, levels, K, 4) from their numbers in a level, the ratio counted fastest."""
         strides = self.strides[:, None]
         widths = (finest_width * STRIDES[0] + strides - 1) // strides
         ratios = len(RATIOS)

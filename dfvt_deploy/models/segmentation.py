@@ -84,13 +84,11 @@ def pyramid_pool(x: Tensor) -> list[Tensor]:
 
 
 class FusionConv(ConvNorm):
-    """A 3x3 convolution of a map and of coarser maps that are enlarged to its size.
-
-    Each tap of a convolution is a 1x1 convolution and a shift by a pixel, and a 1x1 convolution
-    commutes with resizing. With `taps_first` the taps are therefore applied at the coarse sizes,
-    and resizing and shift are a product with two matrices. The result is the same but for rounding,
-    and the whole network needs 40 % fewer multiply-accumulates.
-    """
+    """A 3x3 convolution of a map and of coarser maps that are enlarged to its size. Each tap of a
+    convolution is a 1x1 convolution and a shift by a pixel, and a 1x1 convolution commutes with
+    resizing. With `taps_first` the taps are therefore applied at the coarse sizes, and resizing and
+    shift are a product with two matrices. The result is the same but for rounding, and the whole
+    network needs 40 % fewer multiply-accumulates."""
 
     def __init__(self, fine_channels: int, coarse_channels: tuple[int, ...], cout: int) -> None:
         super().__init__(fine_channels + sum(coarse_channels), cout, 3)
@@ -202,12 +200,10 @@ class SegmentationGraph(nn.Module):
 
 def class_map(logits: Tensor) -> Tensor:
     """Map logits (N, classes, h, w) to the best class of each of 4h x 4w pixels, uint8 or int32.
-
     The logits are enlarged bilinearly (align_corners=False) before the argmax, as published: rows
     as weighted sums of two, columns by a Resize of the last axis alone. A Resize of (N, h, w,
-    classes) would be faster on a CPU, but onnxruntime's CUDA provider takes it for (N, C, H, W)
-    and answers garbage (https://github.com/microsoft/onnxruntime/pull/12815).
-    """
+    classes) would be faster on a CPU, but onnxruntime's CUDA provider takes it for (N, C, H, W) and
+    answers garbage (https://github.com/microsoft/onnxruntime/pull/12815)."""
     rows = logits.shape[2] // _ROW_TILES
     # Beyond the edge the edge is repeated.
     padded = torch.cat((logits[:, :, :1], logits, logits[:, :, -1:]), dim=2)
@@ -224,8 +220,7 @@ def class_map(logits: Tensor) -> Tensor:
 
 
 def _best_of_row(tile: Tensor, neighbour: int, weight: float) -> Tensor:
-    """Class ids (N, h, 4w) of one of the four rows that take the place of each row of the tile,
-    logits (N, classes, h + 2, w) with the rows above and below."""
+    """Class ids (N, h, 4w) of one of four rows for each of logits (N, classes, h + 2, w)."""
     here = tile[:, :, 1:-1]
     beside = tile[:, :, :-2] if neighbour < 0 else tile[:, :, 2:]
     row = here * (1 - weight) + beside * weight

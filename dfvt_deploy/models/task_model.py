@@ -24,8 +24,7 @@ class ImageInput(nn.Module):
         self.std = nn.Buffer(torch.tensor(STD).reshape(3, 1, 1), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Map uint8 RGB (N, H, W, 3) to normalised float32 (N, 3, H, W); kind `float32` is that
-        already."""
+        """Map `images` of the graph's kind to normalised float32 (N, 3, H, W)."""
         if self.kind is InputKind.FLOAT32:
             return images
         # The cast comes first: TensorRT has no transpose of uint8.
@@ -41,8 +40,7 @@ def require_multiples(images: Tensor) -> None:
 
 
 def zero_outside(images: Tensor, image_sizes: Tensor) -> Tensor:
-    """Set everything beyond the valid heights and widths, int64 (N, 2), of images (N, C, H, W) to
-    zero; each has its content in the top left corner."""
+    """Zero images (N, C, H, W) beyond their valid heights and widths, int64 (N, 2)."""
     row = torch.arange(images.shape[2], device=images.device)[:, None]
     col = torch.arange(images.shape[3], device=images.device)
     height, width = image_sizes[:, 0, None, None, None], image_sizes[:, 1, None, None, None]

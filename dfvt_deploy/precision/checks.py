@@ -22,8 +22,7 @@ _EXAMINED = 2
 
 
 def require_layers(name: str, counts: OperatorCounts, precision: Precision) -> None:
-    """Raise StageFailed where no layer computes in the precision; warn where `build-trt` wants
-    more."""
+    """Raise StageFailed where no layer has the precision; warn where `build-trt` wants more."""
     rows = [row for operator, row in counts.items() if operator in LAYERS]
     total = sum(sum(row.values()) for row in rows)
     found = sum(row.get(precision, 0) for row in rows)

@@ -65,8 +65,7 @@ class Conversion(ABC):
 
 @dataclass(eq=False)
 class Fp16Conversion(Conversion):
-    """A conversion to FP16 with AutoCast; nodes that touch a value beyond `data_max` stay in
-    FP32."""
+    """FP16 with AutoCast; nodes that touch a value beyond `data_max` stay in FP32."""
 
     data_max: float
     _ranges: dict[str, float] = field(default_factory=dict, init=False)
@@ -121,8 +120,7 @@ class Fp16Conversion(Conversion):
 
 @dataclass(eq=False)
 class Int8Conversion(Conversion):
-    """A conversion to INT8 with onnxruntime's static quantisation, for what `target` runs, with
-    ranges chosen by `method`. INT8 saturates: nothing overflows."""
+    """INT8 for what `target` runs, with ranges by `method`; it saturates and never overflows."""
 
     method: RangeMethod
     target: Int8Target

@@ -44,13 +44,10 @@ _OTHER = "other"
 
 def fp16_from_fp32(model: ModelProto, kept: Collection[str], scratch: Path) -> ModelProto:
     """Convert every node but those named in `kept`, with casts between the two; inputs and outputs
-    keep their types. `scratch` is a folder for a file that AutoCast reads.
-
-    AutoCast measures no ranges here: the nodes that it would keep for their ranges are in `kept`
-    already, found without holding the tensors of all images. Raises MissingDependency where
-    ModelOpt, or a package it needs, is not installed, StageFailed where AutoCast or the ONNX
-    checker refuses the graph.
-    """
+    keep their types. `scratch` is a folder for a file that AutoCast reads. AutoCast measures no
+    ranges here: the nodes that it would keep for their ranges are in `kept` already, found without
+    holding the tensors of all images. Raises MissingDependency where ModelOpt, or a package it
+    needs, is not installed, StageFailed where AutoCast or the ONNX checker refuses the graph."""
     autocast = _autocast()
     source, cut = cut_loops(model)
     kept = {*kept, *cut.holders.values()}
@@ -191,8 +188,7 @@ def _keep(values: Any, wanted: Callable[[Any], bool]) -> None:
 
 
 def _results(node: NodeProto, graph: GraphTensors) -> Iterator[ValueInfoProto]:
-    """A node's results with the rank that they have in its body; shape inference does not find
-    it."""
+    """A node's results with their rank in its body, which shape inference does not find."""
     body = next(subgraphs(node))
     inside, carried = list(body.output), len(body.output)
     if node.op_type == "Loop":  # the body's first result says whether to go on
@@ -222,12 +218,10 @@ def emulate_fp16(
     model: ModelProto, fp16_nodes: Collection[str], graph: GraphTensors | None = None
 ) -> ModelProto:
     """A copy of an FP32 model in which the named nodes take and give values that FP16 has.
-
     onnxruntime's CPU provider computes FP16 nodes in FP32 and leaves out the roundings between
     neighbours, so an FP16 file that overflows on a GPU gives good answers there. Here every tensor
     that would be FP16 is rounded to FP16 and back: values beyond 65504 become infinite, as on a GPU
-    that multiplies in FP16 and accumulates in FP32.
-    """
+    that multiplies in FP16 and accumulates in FP32."""
     graph = graph or graph_tensors(model)
     fp16_nodes = set(fp16_nodes)
     emulated = copy.deepcopy(model)
@@ -270,6 +264,5 @@ def emulate_fp16(
 
 
 def rounded_tensor(name: str) -> str:
-    """The name of the rounded form of a tensor that an FP16 node takes from an FP32 node. The
-    results of FP16 nodes are rounded under their own names."""
+    """The name of a tensor's rounded form; results of FP16 nodes are rounded under their own."""
     return f"{name}/rounded"

@@ -19,8 +19,7 @@ LAYERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 
 @dataclass(frozen=True)
 class GraphTensors:
-    """The tensors of a graph's top level, by name: the ONNX element type of all, the initializers,
-    and the node that makes each. A subgraph is part of its node."""
+    """A graph's nodes and, by tensor, ONNX types, initializers and the node that makes each."""
 
     nodes: tuple[NodeProto, ...]
     types: dict[str, int]

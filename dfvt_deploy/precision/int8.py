@@ -31,11 +31,8 @@ def kept_by_int8(
     graph: GraphTensors, asked: Collection[str] = (), searched: Collection[str] = ()
 ) -> KeptNodes:
     """The nodes that stay in FP32 when the others are quantised; `asked` and `searched` as in
-    `nodes_to_keep`.
-
-    Wide linear layers and large convolutions are quantised: they take most of the time, and the
-    other layers lose most of the accuracy (docs/precision.md has the figures).
-    """
+    `nodes_to_keep`. Wide linear layers and large convolutions are quantised: they take most of the
+    time, and the other layers lose most of the accuracy (docs/precision.md has the figures)."""
 
     def reason_of(node: NodeProto, kept: KeptNodes) -> str | None:
         if reason := _no_dense_layer(graph, node):

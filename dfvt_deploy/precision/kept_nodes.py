@@ -94,12 +94,9 @@ def kept_by_fp16(
 ) -> KeptNodes:
     """The nodes that stay in FP32 when the others compute in FP16, beside those of `nodes_to_keep`:
     also those that take or give a value beyond `data_max`, by the measured `ranges`, the largest
-    absolute value of each tensor.
-
-    A layer is a node that multiplies with weights. The nodes before the first layer normalise
-    pixels or make region masks and averaging matrices: they are cheap and made of sizes. The nodes
-    after the last layer turn logits into scores, boxes and class maps.
-    """
+    absolute value of each tensor. A layer is a node that multiplies with weights. The nodes before
+    the first layer normalise pixels or make region masks and averaging matrices: they are cheap and
+    made of sizes. The nodes after the last layer turn logits into scores, boxes and class maps."""
     after_first = _downstream_of_layers(graph)
     before_last = _upstream_of_layers(graph)
 

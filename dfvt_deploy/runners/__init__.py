@@ -60,8 +60,7 @@ def open_network(
     arena: bool = True,
     spinning: bool = True,
 ) -> Runner:
-    """The runner of a file that `network_file` gave; a runtime ignores what it does not have of
-    `threads`, `streams`, `arena` and `spinning`."""
+    """The runner of a file of `network_file`; it ignores what its runtime does not have."""
     if runtime == "tensorrt":
         from .tensorrt import TensorRTRunner
 

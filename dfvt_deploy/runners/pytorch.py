@@ -18,13 +18,11 @@ Device = Literal["cpu", "cuda"]
 
 
 class PytorchRunner:
-    """The published computation, with the inputs and outputs of the exported graph.
-
-    Images are normalised by `tasks` and outputs are computed by the task's `TaskModel.outputs`, not
-    by the exported graph's own code, so that a mistake in either shows. `cuda` computes without
-    TF32; BadInput is raised where PyTorch finds no GPU for it. PyTorch has as many `threads` while
-    the runner is open.
-    """
+    """The published computation, with the inputs and outputs of the exported graph. Images are
+    normalised by `tasks` and outputs are computed by the task's `TaskModel.outputs`, not by the
+    exported graph's own code, so that a mistake in either shows. `cuda` computes without TF32;
+    BadInput is raised where PyTorch finds no GPU for it. PyTorch has as many `threads` while the
+    runner is open."""
 
     def __init__(
         self,

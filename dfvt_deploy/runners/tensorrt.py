@@ -17,13 +17,11 @@ from . import Tensors
 
 class TensorRTRunner:
     """One plan, with its record beside it, on the first GPU, verified against its record and
-    against `source`, the ONNX file that it must have been built from.
-
-    Entering raises ArtifactError where the plan is damaged, stale, or for another TensorRT or GPU,
-    StageFailed where there is no GPU or no TensorRT of the plan's kind, or TensorRT does not take
-    the plan. `infer` raises BadInput where an input does not fit the plan's profile, with its name,
-    shape and the range, StageFailed where the run failed.
-    """
+    against `source`, the ONNX file that it must have been built from. Entering raises ArtifactError
+    where the plan is damaged, stale, or for another TensorRT or GPU, StageFailed where there is no
+    GPU or no TensorRT of the plan's kind, or TensorRT does not take the plan. `infer` raises
+    BadInput where an input does not fit the plan's profile, with its name, shape and the range,
+    StageFailed where the run failed."""
 
     def __init__(self, path: Path, *, source: Path | None = None) -> None:
         self.path, self.source = path, source

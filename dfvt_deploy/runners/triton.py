@@ -132,8 +132,7 @@ class TritonRunner:
         return {each["name"]: _counted(each["inference_stats"]) for each in found["model_stats"]}
 
     def _asked(self, method: str, *arguments: str) -> Any:
-        """The JSON document of a request about the server, in which gRPC has 64-bit numbers as
-        text, and leaves out those that are 0."""
+        """A JSON document about the server; gRPC's has 64-bit numbers as text, and no zeros."""
         options = {"as_json": True, "client_timeout": self.timeout}
         try:
             call = getattr(self._client, method)

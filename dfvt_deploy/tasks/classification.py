@@ -26,12 +26,10 @@ _MARGIN = 4
 
 
 def preprocess(image: Image.Image) -> UInt8Array:
-    """RGB image of any size to the network's pixels, uint8 RGB (224, 224, 3).
-
-    The short side becomes 256 and the long side int(256 * long / short), bicubic with antialiasing,
-    then the centre is cropped. Equal to Pillow's own to the grey level; images longer than about
-    256:1 are within one grey level.
-    """
+    """RGB image of any size to the network's pixels, uint8 RGB (224, 224, 3). The short side
+    becomes 256 and the long side int(256 * long / short), bicubic with antialiasing, then the
+    centre is cropped. Equal to Pillow's own to the grey level; images longer than about 256:1 are
+    within one grey level."""
     size = resized_size(*original_size(image))
     left, top = (round((side - INPUT_SIZE) / 2) for side in size)
     if size[0] * size[1] <= MAX_RESIZED_PIXELS:
@@ -75,8 +73,7 @@ def postprocess(logits: NDArray[Any], k: int = TOP_K) -> tuple[NDArray[np.int32]
 
 
 def preprocess_batch(images: Iterable[Image.Image]) -> dict[str, NDArray[Any]]:
-    """RGB images to the network's `images`, uint8 RGB (N, 224, 224, 3), taken one by one, so that a
-    generator never holds two decoded images."""
+    """RGB images, taken one by one, to `images`, uint8 RGB (N, 224, 224, 3)."""
     return {"images": np.stack([preprocess(image) for image in images])}
 
 

@@ -23,14 +23,12 @@ SIZE_MULTIPLE = 32
 def resize_and_pad(
     image: Image.Image, canvas: tuple[int, int] | None = None, *, long_side: int, short_side: int
 ) -> Prepared:
-    """RGB image of any size to the network's pixels, its size therein, and its own size.
-
-    The image is resized in proportion, up or down, bilinear: the longer side becomes at most
-    `long_side` and the shorter at most `short_side`. It is padded with zeros right and bottom to
-    its own next multiples of 32, or to the fixed canvas of a static export, which also limits the
-    scale. The network replaces what lies outside the image by the published padding. Raises
-    ImageError where a side is 0 or longer than 65,535 pixels, ValueError where the canvas is not of
-    multiples of 32.
+    """RGB image of any size to the network's pixels, its size therein, and its own size. The image
+    is resized in proportion, up or down, bilinear: the longer side becomes at most `long_side` and
+    the shorter at most `short_side`. It is padded with zeros right and bottom to its own next
+    multiples of 32, or to the fixed canvas of a static export, which also limits the scale. The
+    network replaces what lies outside the image by the published padding. Raises ImageError where a
+    side is 0 or longer than 65,535 pixels, ValueError where the canvas is not of multiples of 32.
     """
     if not 1 <= min(image.size) <= max(image.size) <= MAX_SIDE:
         raise ImageError(

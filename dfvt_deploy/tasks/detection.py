@@ -115,8 +115,7 @@ def postprocess_batch(
 
 
 def result_from_answers(answer: Mapping[str, NDArray[Any]]) -> DetectionResult:
-    """The served answers for one image, without their batch dimension; ValueError for a broken
-    mask."""
+    """The served answers for one image, without batch dimension; ValueError for a broken mask."""
     n = int(answer["num_detections"].item())
     return DetectionResult(
         answer["boxes"][:n],

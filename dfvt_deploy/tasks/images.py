@@ -75,14 +75,12 @@ def decode_image(
     limits: ImageLimits = DEFAULT_LIMITS,
     resized_size: Callable[[int, int], tuple[int, int]] | None = None,
 ) -> Image.Image:
-    """Decode one JPEG, PNG or WebP to an RGB image.
-
-    The first frame is taken, EXIF orientation applied, alpha dropped. Modes are converted as
-    Pillow's `convert("RGB")` does, which is what the published pipeline uses (16-bit grey therefore
-    saturates at 255). With the task's `resized_size` a JPEG is decoded at 1/8, 1/4 or 1/2 of its
-    size where its resize does not enlarge that; `original_size` is then the size in the file.
-    Raises ImageError over a limit, for another format, or if not decodable.
-    """
+    """Decode one JPEG, PNG or WebP to an RGB image. The first frame is taken, EXIF orientation
+    applied, alpha dropped. Modes are converted as Pillow's `convert("RGB")` does, which is what the
+    published pipeline uses (16-bit grey therefore saturates at 255). With the task's `resized_size`
+    a JPEG is decoded at 1/8, 1/4 or 1/2 of its size where its resize does not enlarge that;
+    `original_size` is then the size in the file. Raises ImageError over a limit, for another
+    format, or if not decodable."""
     if not data:
         raise ImageError("image is empty (0 bytes)", "format")
     if len(data) > limits.max_bytes:

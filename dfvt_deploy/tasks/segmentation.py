@@ -58,8 +58,7 @@ def encode_class_map(class_map: NDArray[Any], num_classes: int) -> bytes:
 
 
 def decode_class_map(data: bytes) -> NDArray[Any]:
-    """The class map (H, W) in a PNG of `encode_class_map`, uint8 or uint16; ImageError for
-    others."""
+    """The class map (H, W) in a PNG of `encode_class_map`, uint8 or uint16, else ImageError."""
     try:
         with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
             if image.mode not in ("L", "I;16"):
@@ -77,11 +76,9 @@ def postprocess_batch(
 ) -> dict[str, NDArray[Any]]:
     """The network's `class_map` integers (N, H, W), and `image_sizes` and `original_sizes` int64
     (N, 2) as preprocessing gave them, to the served answers; `max_pixels` limits the pixels of an
-    original image.
-
-    Returns, as far as they are `wanted`, `class_map` (N, 1), a PNG of class ids each (bytes as
-    objects, see `postprocess`), and `labels` (N, classes), the class names (UTF-8 bytes as
-    objects). Raises ImageError for sizes or class ids that no network of this kind gives.
+    original image. Returns, as far as they are `wanted`, `class_map` (N, 1), a PNG of class ids
+    each (bytes as objects, see `postprocess`), and `labels` (N, classes), the class names (UTF-8
+    bytes as objects). Raises ImageError for sizes or class ids that no network of this kind gives.
     """
     answers = {}
     if "labels" in wanted:

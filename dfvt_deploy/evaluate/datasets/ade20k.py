@@ -57,12 +57,10 @@ def open_ade20k(data: Path, manifest: Manifest, limit: int | None) -> Dataset:
 
 
 def read_class_map(truth: ClassMapTruth) -> NDArray[np.int64]:
-    """The annotated class ids of an image, int64 (H, W), `IGNORED` where a pixel does not count.
-
-    In the file, a class is its class id plus 1; 0 means that a pixel is not annotated, and 255
-    (65535 for 255 classes or more) that it does not count either. Raises BadInput where the file
-    cannot be read, holds colours, or has a class that the model lacks.
-    """
+    """The annotated class ids of an image, int64 (H, W), `IGNORED` where a pixel does not count. In
+    the file, a class is its class id plus 1; 0 means that a pixel is not annotated, and 255 (65535
+    for 255 classes or more) that it does not count either. Raises BadInput where the file cannot be
+    read, holds colours, or has a class that the model lacks."""
     raw = _read(truth.path)
     void = 255 if truth.num_classes < 255 else 65_535
     class_map = raw.astype(np.int64) - 1

@@ -26,8 +26,7 @@ _MAX_OUTLINE = 100
 
 
 def segmentation_problem(segmentation: Any, size: tuple[int, int]) -> str | None:
-    """The reason why a COCO segmentation, polygons or run lengths, is not a mask of an image of
-    this height and width, to follow the object's name."""
+    """Why polygons or run lengths are no mask of an image (height, width); None if they are."""
     if isinstance(segmentation, dict):
         problem = rle_problem(segmentation, size)
         return f"has a segmentation that {problem}" if problem else None

@@ -110,13 +110,11 @@ def _class_id(label: str, labels: Sequence[str]) -> int | None:
 def folder_class_ids(
     folders: Sequence[str], labels: Sequence[str], problems: list[str], notes: list[str]
 ) -> dict[str, int]:
-    """The class ids of class folders, by folder; the folders are given in sorted order.
-
-    WordNet ids have the published class ids if the model has the published labels. Other folders
-    are looked up among the model's labels. If no folder is a label, numbers are class ids, and
-    other names are numbered in sorted order. What is wrong, and what is worth knowing, is added to
-    `problems` and `notes`.
-    """
+    """The class ids of class folders, by folder; the folders are given in sorted order. WordNet ids
+    have the published class ids if the model has the published labels. Other folders are looked up
+    among the model's labels. If no folder is a label, numbers are class ids, and other names are
+    numbered in sorted order. What is wrong, and what is worth knowing, is added to `problems` and
+    `notes`."""
     kinds = {_kind(folder) for folder in folders}
     if kinds == {"a WordNet id"}:
         return _ids_of_wnids(folders, labels, problems)

@@ -33,11 +33,9 @@ Counted: TypeAlias = Callable[[NDArray[np.int64]], dict[str, float]]
 
 
 class Metric(ABC):
-    """Turns a model's answers into one result an image, and results into figures.
-
-    A figure is in points from 0 to 100, higher is better, and nan if nothing could be counted. The
-    gate decides by the first of `names`, with `resamples` bootstrap draws.
-    """
+    """Turns a model's answers into one result an image, and results into figures. A figure is in
+    points from 0 to 100, higher is better, and nan if nothing could be counted. The gate decides by
+    the first of `names`, with `resamples` bootstrap draws."""
 
     names: ClassVar[tuple[str, ...]]
     resamples: ClassVar[int]
@@ -54,8 +52,7 @@ class Metric(ABC):
 
     @abstractmethod
     def counted(self, results: Sequence[ImageResult], names: Sequence[str]) -> Counted:
-        """Prepare results, one an image in the dataset's order, for being scored many times by
-        figures that include `names`."""
+        """Prepare results, one an image, for being scored many times by figures like `names`."""
 
     def scorer(self, results: Sequence[ImageResult], names: Sequence[str] | None = None) -> Scorer:
         """The function that scores any of the results, by these figures or by all."""

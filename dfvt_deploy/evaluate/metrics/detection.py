@@ -76,8 +76,7 @@ class ClassTable:
 
 
 def class_tables(results: Sequence[ImageResult], kind: str) -> list[ClassTable]:
-    """A table of `box` or `mask` for each class that occurs, in the order of class ids, from what
-    `AveragePrecision.image_result` gave for each image."""
+    """A table of `box` or `mask` for each class that occurs in results, by class id."""
     entries: dict[int, list[tuple[int, Mapping[str, Any]]]] = defaultdict(list)
     for image, result in enumerate(results):
         for entry in result["classes"]:
@@ -174,11 +173,9 @@ _RANGES = {"ap": slice(None), "ap50": slice(0, 1), "ap75": slice(5, 6)}
 
 class AveragePrecision(Metric):
     """COCO's AP of boxes and of masks: the mean over classes, recalls and IoU thresholds.
-
-    pycocotools matches detections with objects once for each image, and the result of an image
-    says which detections were right. A detection whose label is the name of another class counts
-    for that class, because users read the label; one with an unknown label does not count.
-    """
+    pycocotools matches detections with objects once for each image, and the result of an image says
+    which detections were right. A detection whose label is the name of another class counts for
+    that class, because users read the label; one with an unknown label does not count."""
 
     names = ("box_ap", "mask_ap", "box_ap50", "box_ap75", "mask_ap50", "mask_ap75")
     resamples = 200
@@ -233,8 +230,7 @@ METRIC = AveragePrecision()
 def _detections_by_class(
     answers: Mapping[str, NDArray[Any]], truth: DetectionTruth, name: str
 ) -> defaultdict[int, list[dict[str, Any]]]:
-    """An image's detections as pycocotools wants them, by class id; StageFailed for a wrong
-    mask."""
+    """An image's detections by class id, for pycocotools; StageFailed for a wrong mask."""
     count = int(answers["num_detections"].item())
     boxes = answers["boxes"].reshape(-1, 4)[:count].astype(np.float64)
     scores = answers["scores"].reshape(-1)[:count]
