@@ -39,18 +39,18 @@ NINE_TO_SIXTEEN = [(9, 3), (9, 3), (16, 3)]
 
 def test_without_a_gpu_the_driver_says_so():
     with pytest.raises(Unavailable, match=r"no NVIDIA GPU can be used: .*--gpus=all"):
-        devices.gpus()
+        devices.gpu()
     assert devices.find_gpu() is None
 
 
 def test_the_gpus_of_the_driver_are_found(monkeypatch):
     monkeypatch.setattr(ctypes, "CDLL", Driver)
-    assert devices.gpus() == (Gpu("Stand-in", "9.0"),)
+    assert devices.gpu() == Gpu("Stand-in", "9.0")
     with pytest.raises(Unavailable, match="there is no GPU 1; CUDA finds 1"):
         devices.gpu(1)
     monkeypatch.setattr(Driver, "cuInit", lambda *_: 803)
     with pytest.raises(Unavailable, match="the driver reports CUDA error 803"):
-        devices.gpus()
+        devices.gpu()
 
 
 def test_missing_bindings_end_with_the_install_line(monkeypatch):

@@ -4,7 +4,6 @@ errors are not `DfvtError`s: the embedded server has none."""
 
 import ctypes
 import importlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -95,29 +94,31 @@ class Gpu:
     index: int = 0
 
 
-def gpus() -> tuple[Gpu, ...]:
-    """The GPUs that CUDA shows to this process; Unavailable without a driver or a GPU."""
+def gpu(index: int = 0) -> Gpu:
+    """The GPU with this number among those that CUDA shows to this process. Raises Unavailable
+    where there is no driver, or no such GPU."""
+    unusable = "no NVIDIA GPU can be used"
     try:
         driver = ctypes.CDLL("libcuda.so.1")
     except OSError:
-        raise Unavailable(
-            f"no NVIDIA GPU can be used: there is no driver (libcuda.so.1); {_REMEDY}"
-        ) from None
-    count = ctypes.c_int()
-    code = driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count))
-    found = [_gpu(driver, index) for index in range(count.value)] if code == 0 else []
-    if not found:
-        reason = f"the driver reports CUDA error {code}" if code else "the driver lists none"
-        raise Unavailable(f"no NVIDIA GPU can be used: {reason}; {_REMEDY}")
-    return tuple(found)
-
-
-def gpu(index: int = 0) -> Gpu:
-    """The GPU with this number. Raises Unavailable where there is no such GPU."""
-    found = gpus()
-    if not 0 <= index < len(found):
-        raise Unavailable(f"there is no GPU {index}; CUDA finds {len(found)}, counted from 0")
-    return found[index]
+        raise Unavailable(f"{unusable}: there is no driver (libcuda.so.1); {_REMEDY}") from None
+    count, device, major, minor = (ctypes.c_int() for _ in range(4))
+    if code := driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)):
+        raise Unavailable(f"{unusable}: the driver reports CUDA error {code}; {_REMEDY}")
+    if not count.value:
+        raise Unavailable(f"{unusable}: the driver lists none; {_REMEDY}")
+    if not 0 <= index < count.value:
+        raise Unavailable(f"there is no GPU {index}; CUDA finds {count.value}, counted from 0")
+    name = ctypes.create_string_buffer(256)
+    code = (
+        driver.cuDeviceGet(ctypes.byref(device), index)
+        or driver.cuDeviceGetName(name, len(name), device)
+        or driver.cuDeviceGetAttribute(ctypes.byref(major), _MAJOR, device)
+        or driver.cuDeviceGetAttribute(ctypes.byref(minor), _MINOR, device)
+    )
+    if code:
+        raise Unavailable(f"GPU {index} cannot be used: CUDA error {code}; {_REMEDY}")
+    return Gpu(name.value.decode(errors="replace"), f"{major.value}.{minor.value}", index)
 
 
 def find_gpu() -> Gpu | None:
@@ -126,18 +127,3 @@ def find_gpu() -> Gpu | None:
         return gpu()
     except Unavailable:
         return None
-
-
-def _gpu(driver: Any, index: int) -> Gpu:
-    device, major, minor = ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
-    name = ctypes.create_string_buffer(256)
-    calls: tuple[Callable[[], int], ...] = (
-        lambda: driver.cuDeviceGet(ctypes.byref(device), index),
-        lambda: driver.cuDeviceGetName(name, len(name), device),
-        lambda: driver.cuDeviceGetAttribute(ctypes.byref(major), _MAJOR, device),
-        lambda: driver.cuDeviceGetAttribute(ctypes.byref(minor), _MINOR, device),
-    )
-    for call in calls:
-        if code := call():
-            raise Unavailable(f"GPU {index} cannot be used: CUDA error {code}; {_REMEDY}")
-    return Gpu(name.value.decode(errors="replace"), f"{major.value}.{minor.value}", index)
