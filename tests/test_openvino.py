@@ -17,6 +17,9 @@ from dfvt_deploy.errors import ArtifactError, BadInput, MissingDependency, Stage
 from dfvt_deploy.exporters.recipe import random_images
 from dfvt_deploy.models.rpn import STRIDES
 from dfvt_deploy.openvino_models import CompiledModels
+from dfvt_deploy.precision.conversions import Int8Conversion
+from dfvt_deploy.precision.graph_tensors import load_exported
+from dfvt_deploy.precision.openvino_int8 import OpenVINOInt8Conversion
 from dfvt_deploy.precision.options import ConvertOptions
 from dfvt_deploy.runners import InferenceFailed, network_file
 from dfvt_deploy.runners.onnx_runtime import OnnxRuntimeRunner
@@ -24,7 +27,7 @@ from dfvt_deploy.runners.openvino import OpenVINORunner
 from dfvt_deploy.runners.triton import TritonRunner
 from dfvt_deploy.serving.repository import populate
 from dfvt_deploy.serving.server import serve
-from dfvt_deploy.types import Precision
+from dfvt_deploy.types import Int8Target, Precision, RangeMethod
 
 INT8_FILE = "model.int8.openvino.onnx"
 TASKS = "classification", "detection", "segmentation"
@@ -208,6 +211,17 @@ def test_the_int8_file_for_openvino_is_judged_and_served_there(nncf_digits, digi
         TritonRunner("digits_network", server.grpc_url, "grpc") as client,
     ):
         assert np.allclose(client.infer(feed)["logits"], expected, atol=1e-4)
+
+
+def test_only_a_classifier_has_its_small_convolutions_quantised(segmentation_artifact_t, tmp_path):
+    manifest = segmentation_artifact_t.manifest
+    model = load_exported(segmentation_artifact_t.onnx_path(), manifest)
+    dense, other = (OpenVINOInt8Conversion(model, tmp_path, dense=value) for value in (True, False))
+    assert dense.kept((), ()) == Int8Conversion(
+        model, tmp_path, RangeMethod.MINMAX, Int8Target.CPU
+    ).kept((), ())
+    few, most = len(other.kept((), ())), len(dense.kept((), ()))
+    assert most - few >= 30
 
 
 def test_what_openvinos_int8_does_not_take_is_refused(artifact_t, monkeypatch):

@@ -175,7 +175,7 @@ def _conversion(artifact: Artifact, options: ConvertOptions, scratch: Path) -> C
     if options.precision is Precision.FP16:
         return Fp16Conversion(model, scratch, options.data_max)
     if options.target is Int8Target.OPENVINO:
-        return OpenVINOInt8Conversion(model, scratch)
+        return OpenVINOInt8Conversion(model, scratch, is_dense(artifact.manifest))
     return Int8Conversion(model, scratch, options.method, options.target)
 
 

@@ -52,8 +52,8 @@ def kept_by_int8(
 def kept_by_openvino_int8(
     graph: GraphTensors, asked: Collection[str] = (), searched: Collection[str] = ()
 ) -> KeptNodes:
-    """The nodes that stay in FP32 in a file for OpenVINO, where small and pointwise convolutions
-    are quantised too; `asked` and `searched` as in `nodes_to_keep`."""
+    """The nodes that stay in FP32 in a classifier for OpenVINO, where small and pointwise
+    convolutions are quantised too; `asked` and `searched` as in `nodes_to_keep`."""
     return nodes_to_keep(graph, lambda node, _: _no_dense_layer(graph, node), asked, searched)
 
 

@@ -12,8 +12,8 @@ from ..errors import DfvtError, StageFailed, optional
 from ..quiet import quiet
 from .calibration import CalibrationImages
 from .conversions import Conversion
-from .fp16 import OperatorCounts
-from .int8 import int8_operator_counts, kept_by_openvino_int8
+from .fp16 import OperatorCounts, initializers_from_constants
+from .int8 import int8_operator_counts, kept_by_int8, kept_by_openvino_int8
 from .kept_nodes import KeptNodes, converted_nodes
 
 
@@ -21,9 +21,13 @@ from .kept_nodes import KeptNodes, converted_nodes
 class OpenVINOInt8Conversion(Conversion):
     """A conversion to INT8 with NNCF's quantisation after training and its correction of biases.
 
-    SmoothQuant is off: it moved the logits of DFvT further from FP32 (docs/precision.md).
+    SmoothQuant is off: it moved the logits of DFvT further from FP32.
+
+    dense: whether small and pointwise convolutions stay in FP32, as detection and segmentation
+        lose too much with them (docs/precision.md).
     """
 
+    dense: bool
     _images: CalibrationImages | None = field(default=None, init=False)
 
     def calibrate(self, images: CalibrationImages) -> None:
@@ -31,7 +35,8 @@ class OpenVINOInt8Conversion(Conversion):
         self._images = images  # NNCF measures ranges while it quantises
 
     def kept(self, asked: Collection[str], searched: Collection[str]) -> KeptNodes:
-        return kept_by_openvino_int8(self.graph, asked, searched)
+        rule = kept_by_int8 if self.dense else kept_by_openvino_int8
+        return rule(self.graph, asked, searched)
 
     def result(self, kept: KeptNodes) -> ModelProto:
         assert self._images is not None
@@ -52,6 +57,7 @@ def _quantised(model: ModelProto, images: CalibrationImages, others: Sequence[st
     off = advanced.AdvancedSmoothQuantParameters(convolution=-1, matmul=-1)
     copy = ModelProto()
     copy.CopyFrom(model)
+    initializers_from_constants(copy.graph)  # NNCF looks for weights among the initializers
     try:
         with quiet():
             found: ModelProto = nncf.quantize(
