@@ -52,12 +52,15 @@ class OpenVINOInt8Conversion(Conversion):
 
 def _quantised(model: ModelProto, images: CalibrationImages, others: Sequence[str]) -> ModelProto:
     """The model with all layers but `others` quantised; StageFailed where NNCF refuses it."""
+    import onnxruntime
+
     nncf = _nncf()
     advanced = nncf.quantization.advanced_parameters
     off = advanced.AdvancedSmoothQuantParameters(convolution=-1, matmul=-1)
     copy = ModelProto()
     copy.CopyFrom(model)
     initializers_from_constants(copy.graph)  # NNCF looks for weights among the initializers
+    onnxruntime.set_default_logger_severity(3)  # errors, as NNCF's own sessions warn of its probes
     try:
         with quiet():
             found: ModelProto = nncf.quantize(
@@ -75,6 +78,8 @@ def _quantised(model: ModelProto, images: CalibrationImages, others: Sequence[st
         raise
     except Exception as error:  # NNCF raises its own, onnxruntime's and built-in ones
         raise StageFailed(f"NNCF could not quantise the model: {error}") from error
+    finally:
+        onnxruntime.set_default_logger_severity(2)
 
 
 def _nncf() -> Any:
