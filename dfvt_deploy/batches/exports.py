@@ -32,8 +32,7 @@ def write_export(kind: str, plan: Plan) -> Path:
         published = plan.record.labels in ((), class_names(Task.DETECTION))
         names = chain.from_iterable(shard.names for shard in plan.shards(pending=False))
         items = _coco_results(_rows(plan), _image_ids(names), published)
-        around = ("[", "]")
-        path = plan.folder / "coco.json"
+        path, around = plan.folder / "coco.json", ("[", "]")
     else:
         path, items = plan.folder / "fiftyone" / "samples.json", _samples(plan)
         around = ('{"samples": [', "]}")

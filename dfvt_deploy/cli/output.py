@@ -82,7 +82,7 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Cell
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]], room: int) -> Any:
     from rich import box
     from rich.cells import cell_len
-    from rich.table import Table
+    from rich.table import Column, Table
     from rich.text import Text
 
     texts = ["\n".join(cells) for cells in zip(columns, *rows, strict=True)]
@@ -98,9 +98,7 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[str]], room: int) -> 
             for row in rows:
                 table.add_row(*map(Text, row))
             return table
-    table = Table.grid(padding=(0, 2, 0, 0))
-    table.add_column()
-    table.add_column(overflow="fold")
+    table = Table.grid("", Column(overflow="fold"), padding=(0, 2, 0, 0))
     for row in rows:
         for column, cell in zip(columns, row, strict=True):
             if cell:
