@@ -5,6 +5,8 @@ configuration); the parameters of a backend are in the README of the backend.
 """
 
 import json
+from collections.abc import Iterable
+from typing import Any
 
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as schema
@@ -25,6 +27,9 @@ _DTYPES = {
     "string": schema.TYPE_STRING,
 }
 
+#: The input of the preprocess step and of the ensemble.
+_IMAGE = TensorSpec(name="image", dtype="bytes", shape=("batch", 1))
+
 
 def configs(model: ServedModel) -> dict[str, schema.ModelConfig]:
     """The configs of the steps by the step's name, and of the ensemble as `ensemble`."""
@@ -43,8 +48,8 @@ def _network_config(model: ServedModel) -> schema.ModelConfig:
     config.backend = options.chosen_backend
     config.default_model_filename = files.default
     config.cc_model_filenames.update(files.by_capability)
-    config.input.extend(_input(spec) for spec in manifest.inputs)
-    config.output.extend(_output(spec) for spec in manifest.outputs)
+    _add_tensors(config.input, manifest.inputs)
+    _add_tensors(config.output, manifest.outputs)
     config.dynamic_batching.max_queue_delay_microseconds = options.queue_delay_us or 0
     _bound_queue(config, options)
     usual = model.task.instances if options.chosen_device == "cpu" else 1
@@ -52,11 +57,10 @@ def _network_config(model: ServedModel) -> schema.ModelConfig:
     backend_of(options.chosen_backend).configure(config, model)
     warmup = config.model_warmup.add(name="one", batch_size=1)
     for spec in manifest.inputs:
-        tensor = warmup.inputs[spec.name]
-        tensor.data_type = _DTYPES[spec.dtype]
         free = iter(files.warmup_size)
-        tensor.dims.extend(dim if dim > 0 else next(free) for dim in _dims(spec))
-        tensor.zero_data = True
+        dims = [dim if dim > 0 else next(free) for dim in _dims(spec)]
+        tensor = schema.ModelWarmup.Input(data_type=_DTYPES[spec.dtype], dims=dims, zero_data=True)
+        warmup.inputs[spec.name].CopyFrom(tensor)
     return config
 
 
@@ -64,8 +68,8 @@ def _preprocess_config(model: ServedModel) -> schema.ModelConfig:
     """`<name>_preprocess`: encoded images to tensors."""
     manifest, options = model.manifest, model.options
     config = _python_model(model, "preprocess", options.decoders)
-    config.input.append(_image_input())
-    config.output.extend(_output(spec) for spec in model.prepared)
+    _add_tensors(config.input, [_IMAGE])
+    _add_tensors(config.output, model.prepared)
     canvas = manifest.preprocessing.canvas
     add_parameters(
         config,
@@ -76,19 +80,17 @@ def _preprocess_config(model: ServedModel) -> schema.ModelConfig:
         max_pixels=options.max_pixels,
         **({"fast_decode": True} if options.fast_decode else {}),
     )
-    warmup = config.model_warmup.add(name="one", batch_size=1)
-    tensor = warmup.inputs["image"]
-    tensor.data_type = schema.TYPE_STRING
-    tensor.dims.append(1)
-    tensor.input_data_file = warmup_file(model.version)
+    file = warmup_file(model.version)
+    image = schema.ModelWarmup.Input(data_type=schema.TYPE_STRING, dims=[1], input_data_file=file)
+    config.model_warmup.add(name="one", batch_size=1, inputs={"image": image})
     return config
 
 
 def _postprocess_config(model: ServedModel) -> schema.ModelConfig:
     """`<name>_postprocess`: the network's outputs to the answers."""
     config = _python_model(model, "postprocess", 1)
-    config.input.extend(_input(spec) for spec in model.awaited)
-    config.output.extend(_output(spec) for spec in model.answers)
+    _add_tensors(config.input, model.awaited)
+    _add_tensors(config.output, model.answers)
     add_parameters(
         config,
         task=model.manifest.task,
@@ -103,8 +105,8 @@ def _ensemble_config(model: ServedModel) -> schema.ModelConfig:
     name = model.manifest.name
     config = _model(model)
     config.platform = "ensemble"
-    config.input.append(_image_input())
-    config.output.extend(_output(spec) for spec in model.answers)
+    _add_tensors(config.input, [_IMAGE])
+    _add_tensors(config.output, model.answers)
     # A tensor has one name in an ensemble, and an answer may be called as the network's output is.
     made = {spec.name: spec.name for spec in model.prepared}
     from_network = {name: f"network_{name}" for name in model.task.network_outputs}
@@ -170,18 +172,12 @@ def _add_instances(config: schema.ModelConfig, device: str, count: int) -> None:
     config.instance_group.add(kind=kind, count=count)
 
 
-def _image_input() -> schema.ModelInput:
-    return schema.ModelInput(name="image", data_type=schema.TYPE_STRING, dims=[1])
-
-
 def _dims(spec: TensorSpec | Answer) -> list[int]:
     """Dimensions without the batch, which Triton counts separately; symbolic ones are -1."""
     return [dim if isinstance(dim, int) else -1 for dim in spec.shape[1:]]
 
 
-def _input(spec: TensorSpec) -> schema.ModelInput:
-    return schema.ModelInput(name=spec.name, data_type=_DTYPES[spec.dtype], dims=_dims(spec))
-
-
-def _output(spec: TensorSpec | Answer) -> schema.ModelOutput:
-    return schema.ModelOutput(name=spec.name, data_type=_DTYPES[spec.dtype], dims=_dims(spec))
+def _add_tensors(tensors: Any, specs: Iterable[TensorSpec | Answer]) -> None:
+    """Add inputs or outputs to those of a config."""
+    for spec in specs:
+        tensors.add(name=spec.name, data_type=_DTYPES[spec.dtype], dims=_dims(spec))
