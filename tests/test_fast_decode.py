@@ -107,6 +107,12 @@ def test_other_formats_are_decoded_whole_and_limits_are_those_of_the_file():
             decode_image(data, resized_size=segmentation.resized_size),
         )
         assert np.array_equal(np.asarray(whole), np.asarray(found))
+    for data in (
+        encoded(image, "MPO"),
+        encoded(image.convert("CMYK")),
+        encoded(image.convert("L")),
+    ):
+        assert decode_image(data, resized_size=segmentation.resized_size).size == (800, 600)
     with pytest.raises(ImageError, match="1600x1200 = 1,920,000 pixels, the limit is 1,000,000"):
         decode_image(jpeg(image), ImageLimits(max_pixels=1_000_000), segmentation.resized_size)
     cut = decode_image(jpeg(image), resized_size=segmentation.resized_size).crop((0, 0, 300, 200))

@@ -102,9 +102,10 @@ def decode_image(
                 width, height = map(max, needed)
                 scaled = image.draft(None, (width, height))  # what is no JPEG stays as it is
             image.load()
-            # The last row and column may be partly beyond the image, which `scaled` says.
-            exact = image.resize(image.size, box=scaled[1]) if scaled else image
-            upright, size = _upright(exact, size)
+            whole: Image.Image = image
+            if scaled and scaled[1][2:] != image.size:  # the last pixels are partly beyond it
+                whole = image.resize(image.size, box=scaled[1])
+            upright, size = _upright(whole, size)
             decoded = upright.convert("RGB")
             if resized_size:
                 decoded.original_size = size  # type: ignore[attr-defined]
