@@ -95,8 +95,11 @@ def test_quiet_leaves_json_and_errors_as_they_are(folder):
     assert re.search(r"models checked: [1-9]\d* errors?, ", result)
     assert sum("error [unknown-field]" in line for line in found) == 1
     assert sum(line.startswith("    fix: ") for line in found) == len(found) / 2
-    assert going_on == "next: dfvt-deploy lint 'model repository' --fix"
+    assert going_on == "next: dfvt-deploy lint 'model repository'", "--fix writes no config"
     assert done.stderr.startswith("error: ")
+    (folder / "model repository" / NAME / "config.pbtxt").chmod(0o646)
+    done = CliRunner().invoke(app, ["lint", "model repository", "--quiet"])
+    assert done.stdout.splitlines()[-1] == "next: dfvt-deploy lint 'model repository' --fix"
 
 
 @pytest.mark.parametrize("flags", [(), ("-q",)])

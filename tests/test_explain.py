@@ -16,6 +16,7 @@ from dfvt_deploy.explaining.gradcam import grad_cam_maps
 from dfvt_deploy.explaining.heat_maps import correlation, faithfulness, over_image
 from dfvt_deploy.models.build import model_from_manifest
 from dfvt_deploy.pipeline import Pipeline
+from dfvt_deploy.progress import steps_bar
 from dfvt_deploy.runners.pytorch import PytorchRunner
 from dfvt_deploy.start.digits import INK, PAPER
 from dfvt_deploy.task_entries import entry
@@ -136,6 +137,21 @@ def test_a_server_and_other_runtimes_are_explained_as_model_onnx_is(artifact_t, 
         with Image.open(here["picture"]) as picture:
             assert picture.width > 3 * 360
     assert len(list((tmp_path / "out").iterdir())) == 1 + 3
+
+
+@pytest.mark.parametrize(
+    "fields", [{"layers": ("stage1.context", "stage4.spatial"), "top": 2}, {"grid": 2}]
+)
+def test_progress_knows_how_many_answers_there_will_be(fields, artifact_t, tmp_path, monkeypatch):
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.png").write_bytes(encoded(photograph(40, 30), "PNG"))
+    (bar := steps_bar()).disable = True
+    monkeypatch.setattr("dfvt_deploy.explaining.explain.steps_bar", lambda: bar)
+    method = "occlusion" if "grid" in fields else "grad-cam++"
+    folders = {"exports": artifact_t.directory.parent, "output": tmp_path / "maps"}
+    explain([str(tmp_path)], artifact_t.manifest.name, method=method, **folders, **fields)
+    (task,) = bar.tasks
+    assert task.completed == task.total > 2 * 23
 
 
 def test_figures_know_a_good_map_from_a_bad_one():

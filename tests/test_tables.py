@@ -116,3 +116,13 @@ def test_a_word_that_is_wider_than_the_screen_is_folded_and_not_cut(printed, cap
     output.print_table("", ["file", "bytes"], [["/folder" * 20, "7"]])
     text = capsys.readouterr().out
     assert "".join(text.split()) == "file" + "/folder" * 20 + "bytes7"
+
+
+@pytest.mark.parametrize("word, between", [("w" * 18, 0), ("w" * 17 + " w", 1)])
+def test_rows_without_borders_are_apart_only_where_one_has_several_lines(
+    word, between, printed, capsys
+):
+    output.print_table("", ["a", "b", "c", "d"], [[word] * 4] * 3)  # 80 with borders need 15 a cell
+    _, _, *rows = capsys.readouterr().out.splitlines()
+    assert "│" not in "".join(rows)
+    assert sum(not row.strip() for row in rows) == 2 * between

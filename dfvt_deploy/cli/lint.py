@@ -18,7 +18,7 @@ def lint(options: LintOptions, as_json: bool) -> None:
     from ..errors import BadInput
     from ..linting.reading import is_model_folder
     from ..linting.rules import RULES, Severity
-    from ..linting.run import counts, finding_lines, report_json, report_sarif
+    from ..linting.run import counts, finding_lines, mends, report_json, report_sarif
     from ..linting.run import lint as check
 
     report = check(options)
@@ -35,7 +35,7 @@ def lint(options: LintOptions, as_json: bool) -> None:
                 (print_result if fails else print_line)(line)  # what fails, with --quiet too
         path = options.paths[0]
         served = ServeOptions(repository=path.parent if is_model_folder(path) else path)
-        again = replace(options, fix=not options.fix)
+        again = replace(options, fix=not options.fix and any(map(mends, report.findings)))
         print_result(counts(report), (again if report.errors else served).command_line())
     if report.errors:
         raise BadInput(f"{report.errors} of {len(report.findings)} findings are errors")

@@ -89,7 +89,6 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[str]], room: int) -> 
     least = [max(map(cell_len, text.split()), default=1) for text in texts]
     most = [max(1, *map(cell_len, text.split("\n"))) for text in texts]
     bare = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
-    bare.leading = 1
     forms = (Table(), 3, 1), (bare, 2, -2)
     for table, of_column, of_table in forms:  # what borders and padding take
         if widths := _widths(least, most, room - of_column * len(columns) - of_table):
@@ -97,6 +96,11 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[str]], room: int) -> 
                 table.add_column(column, width=width)
             for row in rows:
                 table.add_row(*map(Text, row))
+            bare.leading = any(  # where a row has several lines, its end would not be seen
+                "\n" in cell or cell_len(cell) > width
+                for row in rows
+                for cell, width in zip(row, widths, strict=True)
+            )
             return table
     table = Table.grid("", Column(overflow="fold"), padding=(0, 2, 0, 0))
     for row in rows:

@@ -31,6 +31,7 @@ from ..types import Precision
 from . import Answers, Ask, Heat, Target, TaskExplanation
 from .gradcam import grad_cam_maps
 from .heat_maps import (
+    FAITHFULNESS_ANSWERS,
     Faithfulness,
     ask_server,
     correlation,
@@ -93,7 +94,8 @@ def explain(options: ExplainOptions) -> list[Explanation]:
     with ExitStack() as stack, steps_bar() as bar:
         answers = bar.add_task("answers", total=None)
         sources = open_sources(artifact, task, options, stack, lambda: bar.advance(answers))
-        for path in paths:
+        of_maps = (len(sources) + 1) * (options.grid**2 + 1) if options.method == "occlusion" else 0
+        for left, path in zip(range(len(paths), 0, -1), paths, strict=True):
             bar.update(answers, description=f"{path.name}: answers")
             image = _decoded(path)
             targets = task.targets(
@@ -101,6 +103,9 @@ def explain(options: ExplainOptions) -> list[Explanation]:
             )
             if not targets:
                 raise BadInput(f"{path}: {options.model} answers nothing that could be explained")
+            of_image = 1 + of_maps + len(sources) * len(targets) * FAITHFULNESS_ANSWERS
+            done = bar.tasks[answers].completed - 1
+            bar.update(answers, total=done + left * of_image)  # the others as this one
             stem = _free_stem(path.stem, {each.picture.name for each in found})
             base = options.output / f"{stem}.{options.method}"
             found += _explained(task, sources, str(path), image, targets, base)

@@ -16,6 +16,9 @@ from . import Answers, Ask, Box, Heat, Target, TaskExplanation
 #: Parts of an image that are deleted or inserted one after the other.
 STEPS = 10
 
+#: Answers that `faithfulness` asks for.
+FAITHFULNESS_ANSWERS = 2 * (STEPS + 1) + 1
+
 #: Height and width at which two maps are compared.
 _COMPARED = 64, 64
 

@@ -52,7 +52,7 @@ def lint(options: LintOptions) -> LintReport:
             raise BadInput(f"--ignore {rule!r} is no rule{near(rule, RULES)}")
     report = _report(options, release)
     if options.fix:
-        tried = (_FIXES[f.rule](f) for f in report.findings if f.rule in _FIXES)
+        tried = (_FIXES[f.rule](f) for f in report.findings if mends(f))
         if fixed := tuple(filter(None, tried)):
             report = replace(_report(options, release), fixed=fixed)
     return report
@@ -100,10 +100,15 @@ def _findings(
     yield from check_ours(repository)
 
 
+def mends(finding: Finding) -> bool:
+    """Whether `--fix` may correct a finding. The version folder that it makes is an ensemble's,
+    which is empty."""
+    if finding.rule == "no-version" and "stays empty" not in finding.fix:
+        return False
+    return finding.rule in _FIXES
+
+
 def _make_version(finding: Finding) -> str:
-    """An ensemble's version folder is empty, so that making one adds nothing to it."""
-    if "stays empty" not in finding.fix:
-        return ""
     (finding.path / "1").mkdir()
     return f"{finding.path / '1'} was made"
 
