@@ -10,6 +10,7 @@ from PIL import Image
 
 from dfvt_deploy import bench
 from dfvt_deploy.artifact import open_artifact, update_manifest
+from dfvt_deploy.benchmarking.bench import conclusion
 from dfvt_deploy.benchmarking.candidates import candidate_of
 from dfvt_deploy.benchmarking.options import BenchOptions, Runtime
 from dfvt_deploy.data import SAMPLES
@@ -219,9 +220,13 @@ def test_a_server_answers_as_the_pipeline_that_decodes_alike(server, made, large
         "concurrency": (1,),
         "window": 0.3,
     }
-    (row,) = bench(made[0], fast_decode=True, **measured).served
+    found = bench(made[0], fast_decode=True, **measured)
+    (row,) = found.served
     assert row.right and not row.wrong and not row.failed
     assert row.title == "onnxruntime fp32 fast-decode"
+    passed = row.model_copy(update={"verdict": "passed"})
+    _, command = conclusion(found.model_copy(update={"served": (passed,)}), BenchOptions())
+    assert "populate digits" in command and command.endswith("--require-validated --fast-decode")
     (row,) = bench(made[0], **measured).served
     assert row.wrong and not row.right, "the answers are those of another decoding"
     with pytest.raises(BadInput, match="--fast-decode is what the repository says"):
