@@ -32,7 +32,10 @@ def _files(
     default = anywhere[0] if anywhere else records[0].plan if len(records) == 1 else ""
     own = {r.compute_capability: r.plan for r in records if r.flavor is Flavor.TENSORRT}
     by_capability = {str(k): v for k, v in own.items()} if len(records) > 1 else {}
-    return NetworkFiles(copied, default, by_capability, _warmup_size(artifact.manifest, records))
+    bounds = _size_bounds(artifact.manifest, records)
+    sides = zip(WARMUP_SIZE, *bounds, strict=True) if bounds else ()
+    warmup = tuple(min(max(side, low), high) for side, low, high in sides)
+    return NetworkFiles(copied, default, by_capability, warmup or WARMUP_SIZE)
 
 
 def _check_profile(manifest: Manifest, record: EngineRecord, max_batch_size: int) -> None:
@@ -64,13 +67,6 @@ def _size_bounds(
     low = tuple(max(profile.min[axis] for profile in profiles) for axis in axes)
     high = tuple(min(profile.max[axis] for profile in profiles) for axis in axes)
     return low, high
-
-
-def _warmup_size(manifest: Manifest, records: Sequence[EngineRecord]) -> tuple[int, ...]:
-    if (bounds := _size_bounds(manifest, records)) is None:
-        return WARMUP_SIZE
-    sides = zip(WARMUP_SIZE, *bounds, strict=True)
-    return tuple(min(max(side, low), high) for side, low, high in sides)
 
 
 BACKEND = Backend(_files, packages={"dfvt_gpu": "dfvt_deploy.gpu"})
