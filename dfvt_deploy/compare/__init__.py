@@ -92,7 +92,7 @@ class TaskComparison:
         return Agreement(task=self.task, images=1, counts={OTHER_SHAPES: 1.0})
 
 
-def comparison_of(task: Task) -> "TaskComparison":
+def comparison_of(task: Task) -> TaskComparison:
     """How two runs of a model of this task are compared."""
     return entry("compare", task, "COMPARISON")
 

@@ -92,7 +92,7 @@ def hardware(device: str) -> dict[str, str]:
     return found
 
 
-def notes(manifest: Manifest, dataset: "Dataset", options: ValidateOptions) -> tuple[str, ...]:
+def notes(manifest: Manifest, dataset: Dataset, options: ValidateOptions) -> tuple[str, ...]:
     """Remarks that a reader of the figures must know."""
     found = []
     if not manifest.trained:

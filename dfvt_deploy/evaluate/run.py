@@ -154,14 +154,14 @@ class ImageRefused(Exception):
 class Prepared:
     """An image that was read, and its tensors; or `refused`, why there are none."""
 
-    sample: "Sample"
+    sample: Sample
     digest: str
     encoded: bytes = b""
     inputs: Tensors | None = None
     refused: str = ""
 
 
-def sample_digest(sample: "Sample") -> str:
+def sample_digest(sample: Sample) -> str:
     """A digest of what an image's result depends on: the file's size and time, and the truth."""
     stats = []
     for file in filter(None, (sample.path, getattr(sample.truth, "path", None))):
@@ -176,8 +176,8 @@ def sample_digest(sample: "Sample") -> str:
 def run_stages(
     stages: Sequence[Stage],
     pipeline: Pipeline,
-    samples: "Sequence[Sample]",
-    metric: "Metric | None",
+    samples: Sequence[Sample],
+    metric: Metric | None,
     store: ResultStore,
     workers: int,
 ) -> list[Key]:
@@ -218,7 +218,7 @@ def stage_outputs(
         yield stage, done[stage.name], 1000 * (time.perf_counter() - start)
 
 
-def prepare(sample: "Sample", pipeline: Pipeline) -> Prepared:
+def prepare(sample: Sample, pipeline: Pipeline) -> Prepared:
     """Read, decode and preprocess an image."""
     digest = sample_digest(sample)
     try:
@@ -232,7 +232,7 @@ def prepare(sample: "Sample", pipeline: Pipeline) -> Prepared:
 
 
 def _prepared_ahead(
-    samples: "Sequence[Sample]", pipeline: Pipeline, workers: int
+    samples: Sequence[Sample], pipeline: Pipeline, workers: int
 ) -> Iterator[Prepared]:
     """Prepared images in order; at most two a worker wait to be taken."""
     with ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:
@@ -249,7 +249,7 @@ def _prepared_ahead(
                 future.cancel()
 
 
-def _record(stages: Sequence[Stage], prepared: Prepared, metric: "Metric | None") -> ImageRecord:
+def _record(stages: Sequence[Stage], prepared: Prepared, metric: Metric | None) -> ImageRecord:
     """The result of one image at every stage, or its refusal."""
     records: dict[str, StageRecord] = {}
     done: dict[str, StageOutputs] = {}

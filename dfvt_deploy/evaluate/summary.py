@@ -59,7 +59,7 @@ class StageSums:
 class Summary:
     """Sums over the images that were judged; `unjudged` lists the first that were refused."""
 
-    metric: "Metric | None"
+    metric: Metric | None
     stages: dict[str, StageSums]
     images: int = 0
     refused: int = 0
@@ -67,7 +67,7 @@ class Summary:
 
 
 def summarise(
-    stages: Sequence[str], task: Task, metric: "Metric | None", store: ResultStore, keys: list[Key]
+    stages: Sequence[str], task: Task, metric: Metric | None, store: ResultStore, keys: list[Key]
 ) -> Summary:
     """Add up the stored results of images at the named stages; ArtifactError for a damaged one."""
     summary = Summary(metric, {name: StageSums() for name in stages})
