@@ -35,10 +35,10 @@ def steps_bar() -> bars.Progress:
 
 
 class _Rate(bars.ProgressColumn):
-    """Images a second."""
+    """Images or other steps a second."""
 
     def render(self, task: bars.Task) -> Text:
-        return Text(f"{task.speed:.1f} images/s" if task.speed else "")
+        return Text(f"{task.speed:.1f}/s" if task.speed else "")
 
 
 @contextmanager

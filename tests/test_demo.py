@@ -202,6 +202,11 @@ def test_detections_a_camera_wrong_files_and_a_stopped_server(address, tmp_path)
         assert wrong == []
         with answered(page, "image is not one of"):
             page.set_input_files("#file", tmp_path / "text.png")
+        with answered(page, "Heat map of"):  # of the image that is shown
+            page.click("#heat")
+        with page.expect_file_chooser() as chooser, answered(page, "image is not one of"):
+            page.click("#file")
+            chooser.value.set_files(tmp_path / "text.png")
 
 
 @needs_chromium

@@ -8,7 +8,7 @@ import onnx
 import openvino
 import pytest
 
-from dfvt_deploy import convert, open_artifact, validate
+from dfvt_deploy import convert, lint, open_artifact, validate
 from dfvt_deploy.benchmarking.candidates import candidates_of
 from dfvt_deploy.compare import Comparison, comparison_of
 from dfvt_deploy.compare.agreement import checks
@@ -203,6 +203,8 @@ def test_the_int8_file_for_openvino_is_judged_and_served_there(nncf_digits, digi
     assert (candidate.file.name, candidate.verdict) == (INT8_FILE, "passed")
     at = {"repository": tmp_path / "repository", "require_validated": True}
     populate(directory, backend="openvino", precision="int8", threads=1, instances=1, **at)
+    (found,) = lint(at["repository"]).findings
+    assert found.fix.endswith(f"--served {INT8_FILE}")
     feed = {"images": random_images(3, 224, 224)}
     with OpenVINORunner(directory / INT8_FILE, Precision.INT8, threads=1) as runner:
         expected = runner.infer(feed)["logits"]

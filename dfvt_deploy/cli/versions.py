@@ -1,3 +1,4 @@
+import re
 from typing import TYPE_CHECKING
 
 from ..promotion.options import PromoteOptions, VersionsOptions
@@ -40,4 +41,5 @@ def _cells(row: "VersionRow") -> list[str]:
     last = f"{change.action} {change.at} {change.who} {change.reason}".strip() if change else ""
     network = f"{row.backend} {row.precision}"
     size = f"{row.bytes / 1e6:.1f}"
-    return [row.model, str(row.version), mark, row.created, network, row.verdict, size, last]
+    cells = [row.model, str(row.version), mark, row.created, network, row.verdict, size, last]
+    return [re.sub(r"(\d)T(\d\d:.*?)\+00:00", r"\1 \2 UTC", cell) for cell in cells]

@@ -104,8 +104,7 @@ def explain(options: ExplainOptions) -> list[Explanation]:
             if not targets:
                 raise BadInput(f"{path}: {options.model} answers nothing that could be explained")
             of_image = 1 + of_maps + len(sources) * len(targets) * FAITHFULNESS_ANSWERS
-            done = bar.tasks[answers].completed - 1
-            bar.update(answers, total=done + left * of_image)  # the others as this one
+            bar.update(answers, total=bar.tasks[answers].completed - 1 + left * of_image)
             stem = _free_stem(path.stem, {each.picture.name for each in found})
             base = options.output / f"{stem}.{options.method}"
             found += _explained(task, sources, str(path), image, targets, base)

@@ -64,6 +64,9 @@ def check_onnx(model: ModelFolder, onnxruntime: str | None) -> Findings:
         if model.backend == "openvino" and in_float32:
             problem = f"{file.name} has float32 weights, which OpenVINO computes with in bfloat16"
             fix = "validate it as bf16, or serve it with onnxruntime for float32"
+            if any(node.op_type == "DequantizeLinear" for node in network.graph.node):
+                problem = f"NVIDIA's server computes in bfloat16 what {file.name} leaves in float32"
+                fix = "judge it there: validate --url HOST:PORT --served model.int8.openvino.onnx"
             yield model.at("openvino-precision", "backend", problem, fix)
 
 

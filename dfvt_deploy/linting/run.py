@@ -101,11 +101,8 @@ def _findings(
 
 
 def mends(finding: Finding) -> bool:
-    """Whether `--fix` may correct a finding. The version folder that it makes is an ensemble's,
-    which is empty."""
-    if finding.rule == "no-version" and "stays empty" not in finding.fix:
-        return False
-    return finding.rule in _FIXES
+    """Whether `--fix` may correct a finding; of version folders it makes only those left empty."""
+    return finding.rule in _FIXES and (finding.rule != "no-version" or "stays empty" in finding.fix)
 
 
 def _make_version(finding: Finding) -> str:

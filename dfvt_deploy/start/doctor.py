@@ -46,6 +46,7 @@ _PACKAGES = (
     ("jinja2", "validate", "validate, bench --html", True),
     ("pycocotools", "validate", "validate --dataset coco", True),
     ("openvino", "openvino", "export checked in OpenVINO", True),
+    ("nncf", "openvino", "convert --target openvino", True),
     ("scikit-learn", "examples", "quickstart --example", True),
     ("pyarrow", "batch", "batch", True),
     ("ray", "ray", "batch --engine ray", True),

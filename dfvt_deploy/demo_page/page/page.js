@@ -1,6 +1,6 @@
 "use strict";
 const $ = (id) => document.getElementById(id);
-const state = { blob: null, image: null, sides: [], heat: null, asked: 0 };
+const state = { blob: null, shown: null, image: null, sides: [], heat: null, asked: 0 };
 
 function say(text, bad = false) {
   $("status").textContent = text;
@@ -23,9 +23,9 @@ async function picture(url) {
   return image;
 }
 
-const post = (path, sides) => request(
+const post = (path, sides, body) => request(
   `${path}?${new URLSearchParams(sides.map((side) => ["side", side]))}`,
-  { method: "POST", body: state.blob });
+  { method: "POST", body });
 
 async function ask(blob) {
   const mine = ++state.asked;
@@ -33,13 +33,13 @@ async function ask(blob) {
     say("Asking…");
     state.blob = blob;
     const sides = [$("first").value, $("second").value].filter(Boolean);
-    const found = await post("answer", sides);
+    const found = await post("answer", sides, blob);
     const image = await createImageBitmap(blob);
     for (const side of found)
       for (const part of ["map", "difference"])
         if (side[part]) side[part] = await picture(side[part]);
     if (mine !== state.asked) return;
-    Object.assign(state, { image, sides: found, heat: null });
+    Object.assign(state, { image, shown: blob, sides: found, heat: null });
     document.querySelector("figure").hidden = $("heat").disabled = false;
     $("divide").hidden = found.length < 2;
     show();
@@ -146,6 +146,7 @@ function list(side) {
   return section;
 }
 
+$("file").onclick = () => { $("file").value = ""; };  // the same file may be chosen again
 $("file").onchange = () => $("file").files[0] && ask($("file").files[0]);
 $("first").onchange = $("second").onchange = () => state.blob && ask(state.blob);
 for (const id of ["divider", "score", "opacity"]) $(id).oninput = () => {
@@ -162,7 +163,7 @@ document.ondrop = (event) => {
 $("heat").onclick = async () => {
   try {
     say("Covering parts of the image in turn…");
-    const side = state.sides[0].side, image = state.image, found = await post("heat", [side]);
+    const side = state.sides[0].side, image = state.image, found = await post("heat", [side], state.shown);
     if (image !== state.image) return;
     state.heat = { side, picture: await picture(found.picture) };
     show();
