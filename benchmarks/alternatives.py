@@ -78,10 +78,11 @@ def of_export(
         file = artifact.directory / name
         if file.suffix != ".onnx" or "tensorrt" in name:
             continue
-        runner = stack.enter_context(OnnxRuntimeRunner(file))
-        found[f"{name} in onnxruntime"] = lambda runner=runner: runner.infer(feed)
+        if "openvino" not in name:
+            runner = stack.enter_context(OnnxRuntimeRunner(file))
+            found[f"{name} in onnxruntime"] = lambda runner=runner: runner.infer(feed)
         kinds = [Precision.FP32, Precision.BF16] if name == "model.onnx" else [Precision.INT8]
-        for kind in kinds if "fp16" not in name else ():
+        for kind in kinds if name == "model.onnx" or "openvino" in name else ():
             other = stack.enter_context(OpenVINORunner(file, kind))
             found[f"{name} in OpenVINO, {kind}"] = lambda other=other: other.infer(feed)
     return found

@@ -97,6 +97,9 @@ class TensorRT:
     class ILogger:
         ERROR, INTERNAL_ERROR = "error", "internal error"
 
+    class IOutputAllocator:
+        pass
+
     def __init__(self, cuda, profiles, nonzero=False):
         self.cuda = cuda
         self.profiles = profiles
@@ -145,7 +148,7 @@ class Context:
     def __init__(self, engine):
         self.engine, self.trt = engine, engine.trt
         self.profile, self.shape = 0, None
-        self.addresses = {}
+        self.addresses, self.allocators = {}, {}
 
     def set_optimization_profile_async(self, number, _stream):
         self.profile, self.shape = number, None
@@ -166,10 +169,19 @@ class Context:
         self.addresses[name] = address
         return True
 
+    def set_output_allocator(self, name, allocator):
+        self.allocators[name] = allocator
+        return True
+
     def execute_async_v3(self, _stream):
         self.trt.executions += 1
         x = self._array("x")
         self._array("y")[:] = 2 * x
+        if "positive" in self.allocators:
+            values, allocator = x[x > 0], self.allocators["positive"]
+            address = allocator.reallocate_output_async("positive", 0, values.nbytes, 1, 0)
+            ctypes.memmove(address, values.ctypes.data, values.nbytes)
+            allocator.notify_shape("positive", values.shape)
         return True
 
     def _array(self, name):

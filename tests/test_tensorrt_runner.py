@@ -26,7 +26,14 @@ from dfvt_deploy.gpu.devices import (
     library_of,
     load_library,
 )
-from dfvt_deploy.gpu.plan import Bounds, LoadedPlan, error_log, fitting_profile
+from dfvt_deploy.gpu.plan import (
+    Bounds,
+    DeviceBuffer,
+    LoadedPlan,
+    error_log,
+    fitting_profile,
+    output_allocator,
+)
 from dfvt_deploy.runners.tensorrt import TensorRTRunner
 from dfvt_deploy.types import Flavor
 
@@ -102,6 +109,7 @@ def test_the_real_runtime_takes_our_logger_and_its_reasons_arrive():
     log = error_log(trt)
     assert trt.Runtime(log).deserialize_cuda_engine(b"vtrt" + bytes(100)) is None
     assert any("erialization" in text for text in log.errors)
+    assert isinstance(output_allocator(trt, DeviceBuffer()), trt.IOutputAllocator)
 
 
 def test_a_shape_outside_the_profile_is_named_with_the_range():
@@ -170,9 +178,13 @@ def test_the_profile_that_fits_is_chosen(loaded):
     assert np.array_equal(found.plan.infer({"x": _x(9, 3)})["y"], 2 * _x(9, 3))
 
 
-def test_an_output_of_unknown_size_is_refused(loaded):
-    with pytest.raises(GpuError, match="positive -1 has no size before"):
-        loaded(nonzero=True).plan.infer({"x": _x(2, 3)})
+def test_an_output_of_unknown_size_comes_out_whole(loaded):
+    found = loaded(nonzero=True)
+    for size in (8, 2):
+        x = _x(size, 3)
+        made = found.plan.infer({"x": x})
+        assert np.array_equal(made["positive"], x[x > 0])
+        assert np.array_equal(made["y"], 2 * x)
 
 
 def test_what_tensorrt_says_is_in_the_message(loaded):

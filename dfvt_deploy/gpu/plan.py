@@ -65,6 +65,7 @@ class LoadedPlan(AbstractContextManager["LoadedPlan"]):
         gpu(device)
         self._log = error_log(self._trt)
         self._buffers: dict[str, DeviceBuffer] = {}
+        self._allocated: dict[str, Any] = {}
         self._shapes: dict[str, Shape] = {}
         self._profile = 0
         with ExitStack() as resources:
@@ -94,7 +95,7 @@ class LoadedPlan(AbstractContextManager["LoadedPlan"]):
     def __exit__(self, *_raised: object) -> None:
         self._stream.use_device()
         # TensorRT frees an object with its last reference; the context must go first.
-        del self._context, self._engine, self._runtime
+        del self._allocated, self._context, self._engine, self._runtime
         self._resources.close()
 
     def infer(self, feed: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
@@ -139,16 +140,20 @@ class LoadedPlan(AbstractContextManager["LoadedPlan"]):
         if unknown := context.infer_shapes():
             raise GpuError(self._reason(f"the shapes leave {', '.join(unknown)} undetermined"))
         for name, dtype in {**self.inputs, **self.outputs}.items():
-            shape = self._shape(name)
-            if -1 in shape:  # no exported graph has an output whose shape depends on the data
-                raise GpuError(f"{name} {format_shape(shape)} has no size before the plan has run")
-            size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-            if not context.set_tensor_address(name, self._buffers[name].reserve(max(1, size))):
+            shape = tuple(context.get_tensor_shape(name))
+            if -1 in shape:  # the shape is known once the plan has run
+                self._allocated[name] = output_allocator(self._trt, self._buffers[name])
+                placed = context.set_output_allocator(name, self._allocated[name])
+            else:
+                size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+                placed = context.set_tensor_address(name, self._buffers[name].reserve(max(1, size)))
+            if not placed:
                 raise GpuError(self._reason(f"{name} {format_shape(shape)} cannot be placed"))
         self._shapes = shapes
 
-    def _shape(self, tensor: str) -> Shape:
-        return tuple(self._context.get_tensor_shape(tensor))
+    def _shape(self, output: str) -> Shape:
+        allocated = self._allocated.get(output)
+        return tuple(allocated.shape if allocated else self._context.get_tensor_shape(output))
 
     def _dtype(self, name: str) -> np.dtype[Any]:
         if self._engine.get_tensor_location(name) != self._trt.TensorLocation.DEVICE:
@@ -179,6 +184,28 @@ def error_log(trt: Any) -> Any:
                 self.errors.append(message)
 
     return Log()
+
+
+def output_allocator(trt: Any, buffer: "DeviceBuffer") -> Any:
+    """Gives an output of unknown size the memory it needs; `shape` is the output's last shape."""
+
+    class Allocator(trt.IOutputAllocator):  # type: ignore[misc]
+        def __init__(self) -> None:
+            trt.IOutputAllocator.__init__(self)
+            self.shape: tuple[int, ...] = ()
+
+        def reallocate_output(self, _name: str, _memory: int, size: int, _alignment: int) -> int:
+            return buffer.reserve(max(1, size))
+
+        def reallocate_output_async(
+            self, _name: str, _memory: int, size: int, _alignment: int, _stream: int
+        ) -> int:
+            return buffer.reserve(max(1, size))
+
+        def notify_shape(self, _name: str, shape: Any) -> None:
+            self.shape = tuple(shape)
+
+    return Allocator()
 
 
 class Stream(AbstractContextManager["Stream"]):
