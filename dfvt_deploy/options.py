@@ -19,11 +19,12 @@ may be given several times.
 import contextlib
 import dataclasses
 import functools
+import inspect
 import re
 import shlex
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -152,9 +153,28 @@ def from_fields(
                 raise TypeError(f"{function.__name__} takes only {', '.join(names)} by position")
             return function(kind(**fields))
 
+        call.__signature__ = _signature_of(kind, names)  # type: ignore[attr-defined]
         return call
 
     return decorate
+
+
+def _signature_of(kind: type[Options], names: Sequence[str]) -> inspect.Signature:
+    """The parameters of a function of `from_fields`, as `help` shows them."""
+    fields = dict(inspect.signature(kind).parameters)
+    given: list[inspect.Parameter] = []
+    for name in reversed(names):
+        field = fields.pop(name.lstrip("*").rpartition("/")[2])
+        several = name.startswith("*")
+        required = several or (given and given[0].default is field.empty)
+        given.insert(
+            0,
+            field.replace(
+                kind=field.VAR_POSITIONAL if several else field.POSITIONAL_OR_KEYWORD,
+                default=field.empty if required else field.default,
+            ),
+        )
+    return inspect.Signature([*given, *fields.values()])
 
 
 def info_of(field: dataclasses.Field[Any]) -> OptionInfo:

@@ -254,7 +254,7 @@ WRONG = {
 }
 WRONG_PYTHON = {
     "from dfvt_deploy import exports\nexports()": "no attribute 'exports'",
-    "from dfvt_deploy import export\nexport('s', optset=20)": "export has no {'optset'}",
+    "from dfvt_deploy import export\nexport('s', optset=20)": "unexpected keyword argument",
     "from dfvt_deploy.types import Precision\nPrecision.FP61": "FP61",
     "from dfvt_deploy.tasks.rle import decode\ndecode()": "missing a required argument",
     "import numpy\nnp.zeros(3)": "Undefined name `np`",

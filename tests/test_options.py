@@ -1,5 +1,6 @@
 """Options as data: conversion, limits, and the command line that gives them again."""
 
+import inspect
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,3 +102,5 @@ def test_a_function_of_options_takes_their_fields_too():
     assert several(precision="fp16").models == ()
     with pytest.raises(TypeError, match="takes only folder/models, precision by position"):
         one("exports/a", "fp16", 3)
+    assert list(inspect.signature(one).parameters)[:2] == ["models", "precision"]
+    assert str(inspect.signature(several)).startswith("(*models: ")
