@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dfvt_deploy.demo_page.answers import _mark_differences, _shown
+from dfvt_deploy.demo_page import server
+from dfvt_deploy.demo_page.answers import _mark_differences, _shown, answer, served_models
 from dfvt_deploy.demo_page.server import demo
 from dfvt_deploy.serving.repository import populate
 from dfvt_deploy.serving.server import serve
@@ -210,9 +211,18 @@ def test_detections_a_camera_wrong_files_and_a_stopped_server(address, tmp_path)
 
 
 @needs_chromium
-def test_a_server_that_does_not_answer_is_named():
+def test_a_server_that_does_not_answer_is_named_until_it_does(triton, digits, monkeypatch):
+    reason = "Triton at 127.0.0.1:9 does not answer"
+    digit, other = sorted((digits.heldout / "7").iterdir())[:2]
     with demo(url="127.0.0.1:9", port=0) as address, opened(address) as (page, _):
-        page.locator("#status", has_text="Triton at 127.0.0.1:9 does not answer").wait_for()
+        page.locator("#status", has_text=reason).wait_for()
+        with answered(page, reason):
+            page.set_input_files("#file", digit)
+        monkeypatch.setattr(server, "served_models", lambda _: served_models(triton.http_url))
+        monkeypatch.setattr(server, "answer", lambda _, *asked: answer(triton.http_url, *asked))
+        with answered(page):
+            page.set_input_files("#file", other)
+        assert page.locator("li span").first.inner_text() == "7"
 
 
 def test_the_command_says_where_the_page_is_until_it_is_stopped(triton):

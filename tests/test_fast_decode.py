@@ -13,8 +13,10 @@ from dfvt_deploy.artifact import open_artifact, update_manifest
 from dfvt_deploy.benchmarking.bench import conclusion
 from dfvt_deploy.benchmarking.candidates import candidate_of
 from dfvt_deploy.benchmarking.options import BenchOptions, Runtime
+from dfvt_deploy.cli.validate import _print_validation
 from dfvt_deploy.data import SAMPLES
 from dfvt_deploy.errors import BadInput, GateFailed
+from dfvt_deploy.evaluate.options import ValidateOptions
 from dfvt_deploy.evaluate.validation import validate
 from dfvt_deploy.pipeline import Pipeline
 from dfvt_deploy.promotion.live_versions import promote, versions
@@ -158,7 +160,7 @@ def server(made):
         yield running
 
 
-def test_a_version_never_borrows_the_verdict_of_exact_decoding(made):
+def test_a_version_never_borrows_the_verdict_of_exact_decoding(made, capsys):
     model, repository, options = made
     exact, fast = (
         candidate_of(open_artifact(model), Runtime.ONNXRUNTIME, Precision.FP32, fast)
@@ -168,12 +170,18 @@ def test_a_version_never_borrows_the_verdict_of_exact_decoding(made):
     assert fast.title == "onnxruntime fp32 fast-decode"
     (row,) = versions("digits", repository=repository)
     assert row.verdict == "none"
-    with pytest.raises(GateFailed, match="no passing verdict"):
+    with pytest.raises(GateFailed, match="run dfvt-deploy validate digits --fast-decode, or"):
         promote("digits", repository=repository, exports=model.parent)
 
     served = {"serve": True, "repository": repository}
     found = validate(model, **served, **options)
     assert found.outcome == "passed", found.reason
+    asked = ValidateOptions(model="digits", exports=model.parent, fast_decode=True)
+    _print_validation(found, asked)
+    going_on = capsys.readouterr().out.splitlines()[-1]
+    assert going_on.startswith(
+        "next: dfvt-deploy populate digits --require-validated --fast-decode"
+    )
     names = [stage.name for stage in found.stages]
     assert names[2:5] == ["simplified", "simplified fast-decode", "triton preprocess"]
     judged = found.stage("simplified fast-decode")

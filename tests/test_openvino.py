@@ -8,7 +8,7 @@ import onnx
 import openvino
 import pytest
 
-from dfvt_deploy import convert, lint, open_artifact, validate
+from dfvt_deploy import bench, convert, lint, open_artifact, validate
 from dfvt_deploy.benchmarking.candidates import candidates_of
 from dfvt_deploy.compare import Comparison, comparison_of
 from dfvt_deploy.compare.agreement import checks
@@ -213,6 +213,9 @@ def test_the_int8_file_for_openvino_is_judged_and_served_there(nncf_digits, digi
         TritonRunner("digits_network", server.grpc_url, "grpc") as client,
     ):
         assert np.allclose(client.infer(feed)["logits"], expected, atol=1e-4)
+        at_url = {"url": server.grpc_url, "served": INT8_FILE, "concurrency": (1,)}
+        (row,) = bench(directory, images=digits.heldout, limit=2, window=0.05, **at_url).served
+        assert (row.title, row.wrong, row.failed) == ("openvino int8", 0, 0)
 
 
 def test_only_a_classifier_has_its_small_convolutions_quantised(segmentation_artifact_t, tmp_path):

@@ -101,8 +101,8 @@ def _at_url(artifact: Artifact, options: BenchOptions) -> Iterator[Target]:
     asked = {name: getattr(options, name) for name in ("url", "served", "fast_decode")}
     served = served_file(artifact, _asked(artifact, **asked))
     assert served is not None and options.url is not None
-    bf16 = served.precision is Precision.BF16
-    runtime = Runtime.OPENVINO if bf16 else Runtime.ONNXRUNTIME
+    openvino = served.precision is Precision.BF16 or ".openvino." in served.file
+    runtime = Runtime.OPENVINO if openvino else Runtime.ONNXRUNTIME
     candidate = candidate_of(artifact, runtime, served.precision, served.fast_decode)
     yield Target(candidate, {protocol: options.url})
 

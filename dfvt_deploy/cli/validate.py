@@ -1,5 +1,4 @@
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..evaluate.options import ValidateOptions
@@ -26,12 +25,12 @@ def validate(options: ValidateOptions, json_: bool) -> None:
     if json_:
         print_json(json.loads(found.model_dump_json()))  # a number that is not finite becomes null
     else:
-        _print_validation(found, options.directory)
+        _print_validation(found, options)
     if not found.passed:
         raise GateFailed(f"{options.model}: {found.outcome}: {found.reason}")
 
 
-def _print_validation(found: "Validation", directory: Path) -> None:
+def _print_validation(found: "Validation", options: ValidateOptions) -> None:
     from ..artifact import model_command
     from ..evaluate.report import shown_checks
 
@@ -66,10 +65,11 @@ def _print_validation(found: "Validation", directory: Path) -> None:
         print_line(_format_tensors(found.layers))
     for text in found.notes:
         print_line(text)
-    report = directory / found.reports["html"]
+    report = options.directory / found.reports["html"]
     print_line(f"report: {report}")
     culprit = f", culprit: {found.culprit}" if found.culprit else ""
-    command = model_command(directory, "populate", "--require-validated")
+    words = ["--require-validated", *(["--fast-decode"] if options.fast_decode else [])]
+    command = model_command(options.directory, "populate", *words)
     going_on = command if found.passed else browser(report)
     print_result(f"{found.outcome}{culprit}: {found.reason}", going_on)
 

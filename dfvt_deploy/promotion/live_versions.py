@@ -182,9 +182,10 @@ def _without_verdict(name: str, version: int, verdicts: dict[str, Verdict | None
         else f"{file}: never validated"
         for file, v in verdicts.items()
     ]
+    fast = " --fast-decode" if any(file.endswith(".fast-decode") for file in verdicts) else ""
     return GateFailed(
-        f"{name} version {version} has no passing verdict; run dfvt-deploy validate, or give "
-        "--unvalidated --reason WHY",
+        f"{name} version {version} has no passing verdict; run dfvt-deploy validate {name}{fast}, "
+        "or give --unvalidated --reason WHY",
         *lines,
     )
 

@@ -119,7 +119,7 @@ def _go_live_unless_validated(repository: Path, name: str, version: int) -> None
     if validated and not passed(verdicts):
         return warn(
             f"{name} version {live}, which passed validate, stays live: version {version} has no "
-            "passing verdict"
+            f"passing verdict on {', '.join(verdicts)}; run validate before promote"
         )
     go_live(repository, name, version, "populate", verdicts=verdicts)
 

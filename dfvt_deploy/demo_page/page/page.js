@@ -32,6 +32,7 @@ async function ask(blob) {
   try {
     say("Asking…");
     state.blob = blob;
+    if (!$("first").value) await loadModels();  // the server was not there before
     const sides = [$("first").value, $("second").value].filter(Boolean);
     const found = await post("answer", sides, blob);
     const image = await createImageBitmap(blob);
@@ -190,8 +191,12 @@ $("camera").onclick = async () => {
   } catch (error) { say(`no camera: ${error.message}`, true); }
 };
 
-request("models").then((models) => {
-  for (const id of ["first", "second"])
+async function loadModels() {
+  const models = await request("models");
+  if (!models.length) throw new Error("The server serves no whole model; see: dfvt-deploy populate");
+  for (const [id, kept] of [["first", 0], ["second", 1]]) {
+    $(id).length = kept;
     $(id).append(...models.map((name) => new Option(name.replace(":", ", version "), name)));
-  if (!models.length) say("The server serves no whole model; see: dfvt-deploy populate", true);
-}).catch((error) => say(error.message, true));
+  }
+}
+loadModels().catch((error) => say(error.message, true));
