@@ -11,9 +11,9 @@ from typer.testing import CliRunner
 from dfvt_deploy import explain
 from dfvt_deploy.cli import app
 from dfvt_deploy.errors import BadInput
-from dfvt_deploy.explaining import Target
 from dfvt_deploy.explaining.gradcam import grad_cam_maps
 from dfvt_deploy.explaining.heat_maps import correlation, faithfulness, over_image
+from dfvt_deploy.explaining.task_explanation import Target
 from dfvt_deploy.models.build import model_from_manifest
 from dfvt_deploy.pipeline import Pipeline
 from dfvt_deploy.progress import steps_bar

@@ -16,8 +16,8 @@ from ..data import palette
 from ..drawing import text
 from ..drawing.segmentation import class_shares
 from ..errors import BadInput
-from ..explaining import Answers, TaskExplanation
 from ..explaining.heat_maps import ask_server, heat_colours, occlusion_maps
+from ..explaining.task_explanation import Answers, TaskExplanation
 from ..names import STEPS
 from ..runners.triton import TritonRunner
 from ..serving.http_api import read_document

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from ..tasks.classification import INPUT_SIZE, resized_size
-from . import Answers, Box, Names, Target, TaskExplanation
+from .task_explanation import Answers, Box, Names, Target, TaskExplanation
 
 
 def _seen(width: int, height: int) -> Box:

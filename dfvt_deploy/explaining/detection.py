@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from ..compare.detection import box_iou
 from ..tasks.detection import result_from_answers
-from . import Answers, Names, Target, TaskExplanation
+from .task_explanation import Answers, Names, Target, TaskExplanation
 
 
 def _targets(

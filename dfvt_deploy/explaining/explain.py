@@ -28,7 +28,6 @@ from ..serving.tasks import served_task
 from ..task_entries import entry
 from ..tasks.images import MOST_PIXELS, ImageError, decode_image
 from ..types import Precision
-from . import Answers, Ask, Heat, Target, TaskExplanation
 from .gradcam import grad_cam_maps
 from .heat_maps import (
     FAITHFULNESS_ANSWERS,
@@ -40,6 +39,7 @@ from .heat_maps import (
     occlusion_maps,
 )
 from .options import ExplainOptions
+from .task_explanation import Answers, Ask, Heat, Target, TaskExplanation
 
 #: The seed of the random weights that maps are compared with; untrained models have 0.
 _OTHER_SEED = 1

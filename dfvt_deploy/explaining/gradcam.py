@@ -13,8 +13,8 @@ from ..models.task_model import model_of
 from ..pipeline import Pipeline
 from ..tasks.images import normalise
 from ..types import InputKind
-from . import Heat, Target, TaskExplanation
 from .heat_maps import over_image
+from .task_explanation import Heat, Target, TaskExplanation
 
 
 def grad_cam_pp(activations: Tensor, gradients: Tensor) -> NDArray[np.float64]:

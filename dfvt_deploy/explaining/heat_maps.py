@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from ..runners.triton import TritonRunner, image_request
-from . import Answers, Ask, Box, Heat, Target, TaskExplanation
+from .task_explanation import Answers, Ask, Box, Heat, Target, TaskExplanation
 
 #: Parts of an image that are deleted or inserted one after the other.
 STEPS = 10

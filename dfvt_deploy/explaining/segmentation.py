@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..tasks.segmentation import LOGIT_STRIDE, decode_class_map
-from . import Answers, Names, Target, TaskExplanation
+from .task_explanation import Answers, Names, Target, TaskExplanation
 
 
 def _targets(
