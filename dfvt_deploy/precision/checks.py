@@ -11,7 +11,7 @@ from ..manifest import Check
 from ..progress import warn
 from ..runners import open_network
 from ..runners.onnx_runtime import OnnxRuntimeRunner
-from ..types import Int8Target, Precision
+from ..types import Precision
 from .conversions import Conversion
 from .fp16 import OperatorCounts
 from .graph_tensors import LAYERS
@@ -46,11 +46,10 @@ def compare_with_fp32(
     comparison: Comparison,
     limits: Sequence[Limit],
     precision: Precision,
-    target: Int8Target,
 ) -> tuple[Check, ...]:
-    """Run the file in onnxruntime, or in OpenVINO where it is for that, beside FP32, and FP16 also
-    with every tensor rounded; the checks that were made, which all passed. Raises StageFailed where
-    a limit does not hold, or a value is not finite."""
+    """Run the file in the runtime of its conversion beside FP32, and FP16 also with every tensor
+    rounded; the checks that were made, which all passed. Raises StageFailed where a limit does not
+    hold, or a value is not finite."""
     done: tuple[Check, ...] = ()
     if precision is Precision.FP16:
         trial = conversion.trial(kept)
@@ -63,10 +62,9 @@ def compare_with_fp32(
         examined = comparison.feeds[: _EXAMINED if good else None]
         if error := conversion.overflow_inside(trial, kept, examined):
             raise error
-    runtime = "openvino" if target is Int8Target.OPENVINO else "onnxruntime"
-    with open_network(file, runtime, precision) as runner:
+    with open_network(file, conversion.runtime, precision) as runner:
         agreement = comparison.agreement(runner)
-    done += checks(agreement, limits, f"{precision} file in {runtime} against FP32")
+    done += checks(agreement, limits, f"{precision} file in {conversion.runtime} against FP32")
     for check in done:
         if not check.passed:
             raise StageFailed(

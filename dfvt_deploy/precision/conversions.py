@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from onnx import ModelProto
 
@@ -20,8 +20,10 @@ from .kept_nodes import FP16_MAX, KeptNodes, converted_nodes, kept_by_fp16
 
 @dataclass(eq=False)
 class Conversion(ABC):
-    """A conversion of one FP32 model to a lower precision, with a folder for temporary files."""
+    """A conversion of one FP32 model to a lower precision, with a folder for temporary files. The
+    file is compared with FP32 in `runtime`."""
 
+    runtime: ClassVar[str] = "onnxruntime"
     model: ModelProto
     scratch: Path
 

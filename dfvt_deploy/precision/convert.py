@@ -117,9 +117,7 @@ def convert_with(
         path = staging / onnx_file(precision, options.target)
         onnx.save_model(result, path)
         with timed("check", seconds), spinner(f"{manifest.name}: comparing with FP32"):
-            checked = compare_with_fp32(
-                conversion, kept, path, comparison, limits, precision, options.target
-            )
+            checked = compare_with_fp32(conversion, kept, path, comparison, limits, precision)
         record = ConversionRecord(
             created=now(),
             command=options.command_line(),

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 from unittest import mock
 
 from onnx import ModelProto
@@ -27,6 +27,7 @@ class OpenVINOInt8Conversion(Conversion):
         lose too much with them (docs/precision.md).
     """
 
+    runtime: ClassVar[str] = "openvino"
     dense: bool
     _images: CalibrationImages | None = field(default=None, init=False)
 
