@@ -79,6 +79,9 @@ MISSED: dict[str, Case] = {
         CONTROL.format('name: "a"', "kind: CONTROL_SEQUENCE_CORRID data_type: TYPE_FP32"),
         "sequence-batching",
     ),
+    "bad_schedulers": python(
+        "dynamic_batching { }\nsequence_batching { direct { } }", "schedulers"
+    ),
     "bad_state_file": python(
         'sequence_batching { state { input_name: "s" output_name: "t" data_type: TYPE_FP32 dims: 4 '
         'initial_state { name: "i" data_type: TYPE_FP32 dims: 4 data_file: "no" } } }',

@@ -23,7 +23,7 @@ from dfvt_deploy.serving.server_arguments import EPHEMERAL, free_ports
 
 from .fixtures import json_document
 from .lint_corpus import CASES, write_corpus
-from .lint_models import IO, network, onnx_case, python, write_case
+from .lint_models import IO, MODEL_PY, Case, network, onnx_case, python, write_case
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "lint.md"
 
@@ -242,6 +242,21 @@ def test_a_folder_of_one_model_can_be_checked_alone(corpus):
     assert {f.rule for f in report.findings} == {"dims"}
 
 
+def test_an_ensemble_checked_alone_finds_its_steps_and_nothing_about_others(corpus, tmp_path):
+    assert lint(corpus / "good_ensemble").findings == ()
+    write_case(CASES["good_python"], tmp_path / "checked")
+    other = write_case(CASES["good_python"], tmp_path / "other")
+    (other / "config.pbtxt").chmod(0o666)
+    assert lint(tmp_path / "checked").findings == ()
+
+
+def test_fix_finds_a_file_below_a_folder_that_it_renames(tmp_path):
+    folder = write_case(python(files={"01/model.py": MODEL_PY.encode()}), tmp_path / "model")
+    (folder / "01" / "model.py").chmod(0o666)
+    assert len(lint(tmp_path, fix=True).fixed) == 2
+    assert (folder / "1" / "model.py").stat().st_mode & 0o777 == 0o664
+
+
 def test_formats_and_exit_codes(tmp_path):
     write_case(CASES["bad_zero_dim"], tmp_path / "repository" / "model")
     write_case(CASES["good_python"], tmp_path / "good" / "model")
@@ -280,6 +295,21 @@ def test_no_text_ends_in_a_traceback(tmp_path, text):
     (tmp_path / "model" / "1").mkdir(parents=True)
     (tmp_path / "model" / "config.pbtxt").write_text(text)
     lint(tmp_path)
+
+
+def test_no_file_ends_in_a_traceback(tmp_path):
+    import onnx
+
+    model = onnx.load_from_string(network())
+    weight = onnx.helper.make_tensor("w", TensorProto.FLOAT, [1], [0.0])
+    weight.data_location = TensorProto.EXTERNAL
+    weight.external_data.add(key="location", value="weights.bin")
+    weight.external_data.add(key="offset", value="here")
+    model.graph.initializer.append(weight)
+    folder = write_case(onnx_case(model=model.SerializeToString()), tmp_path / "onnx")
+    (folder / "circle").symlink_to(folder / "circle")
+    write_case(Case('backend: "vllm"', files={"1/model.json": None}), tmp_path / "vllm")
+    assert "external-data" in {finding.rule for finding in lint(tmp_path).findings}
 
 
 def test_every_rule_is_explained_with_a_bad_and_a_good_example():

@@ -17,7 +17,7 @@ def lint(options: LintOptions, as_json: bool) -> None:
     """
     from ..errors import BadInput
     from ..linting.reading import is_model_folder
-    from ..linting.rules import RULES, Severity
+    from ..linting.rules import Severity
     from ..linting.run import counts, finding_lines, mends, report_json, report_sarif
     from ..linting.run import lint as check
 
@@ -30,7 +30,7 @@ def lint(options: LintOptions, as_json: bool) -> None:
         for text in report.fixed:
             print_line(text)
         for finding in report.findings:
-            fails = RULES[finding.rule].severity is Severity.ERROR
+            fails = finding.severity is Severity.ERROR
             for line in finding_lines(finding):
                 (print_result if fails else print_line)(line)  # what fails, with --quiet too
         path = options.paths[0]

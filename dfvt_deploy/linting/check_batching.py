@@ -1,10 +1,11 @@
 """Schedulers: dynamic batching, sequences, batch inputs and outputs, the response cache."""
 
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 from .reading import ModelFolder, enum_name
-from .rules import Finding, Findings
+from .rules import Findings
 
 _SCHEDULERS = ("dynamic_batching", "sequence_batching", "ensemble_scheduling")
 
@@ -27,13 +28,11 @@ def check_batching(model: ModelFolder) -> Findings:
         yield from _sequences(model, config.sequence_batching)
     yield from _batch_tensors(model)
     if config.response_cache.enable:
-        for wrong, what in (
-            (chosen == "sequence_batching", "sequence_batching"),
-            (config.model_transaction_policy.decoupled, "a decoupled model"),
-        ):
-            if wrong:
-                problem = f"response_cache is set with {what}"
-                yield model.at("response-cache", "response_cache", problem, "remove one of the two")
+        without = ["sequence_batching"] if chosen == "sequence_batching" else []
+        without += ["a decoupled model"] if config.model_transaction_policy.decoupled else []
+        for what in without:
+            problem = f"response_cache is set with {what}"
+            yield model.at("response-cache", "response_cache", problem, "remove one of the two")
 
 
 def _dynamic(model: ModelFolder, batching: Any) -> Findings:
@@ -42,9 +41,7 @@ def _dynamic(model: ModelFolder, batching: Any) -> Findings:
         problem = f"dynamic_batching is set and max_batch_size is {model.config.max_batch_size}"
         fix = "raise max_batch_size, or remove dynamic_batching"
         yield model.at("batching-without-batch", where, problem, fix)
-    sizes, field = batching.preferred_batch_size, f"{where}.preferred_batch_size"
-    yield from _preferred(model, rule, field, sizes, "keep sizes up to max_batch_size")
-    yield from _priorities(model, batching)
+    yield from _preferred(model, rule, where, batching.preferred_batch_size)
     for policy in (batching.default_queue_policy, *batching.priority_queue_policy.values()):
         if policy.allow_timeout_override and not policy.default_timeout_microseconds:
             problem = "allow_timeout_override is set without default_timeout_microseconds"
@@ -54,30 +51,26 @@ def _dynamic(model: ModelFolder, batching: Any) -> Findings:
         if batching.preserve_ordering and delays:
             problem = "timeout_action DELAY is set with preserve_ordering"
             yield model.at(rule, where, problem, "use REJECT, or drop the ordering")
-
-
-def _preferred(
-    model: ModelFolder, rule: str, field: str, sizes: Iterable[int], fix: str
-) -> Iterable[Finding]:
-    most = model.config.max_batch_size
-    for size in sizes:
-        if not 0 < size <= most:
-            yield model.at(rule, field, f"preferred_batch_size {size} is outside 1..{most}", fix)
-
-
-def _priorities(model: ModelFolder, batching: Any) -> Findings:
     levels, default = batching.priority_levels, batching.default_priority_level
-    rule, where = "dynamic-batching", "dynamic_batching.priority_levels"
+    field = f"{where}.priority_levels"
     if levels and not 1 <= default <= levels:
         problem = f"default_priority_level {default} is outside 1..{levels}"
-        yield model.at(rule, where, problem, "set one of the levels")
+        yield model.at(rule, field, problem, "set one of the levels")
     for level in batching.priority_queue_policy:
         if not 1 <= level <= levels:
             problem = f"priority_queue_policy is for level {level}, there are {levels}"
-            yield model.at(rule, where, problem, "raise priority_levels")
+            yield model.at(rule, field, problem, "raise priority_levels")
     if levels > 1 and batching.preserve_ordering:
         problem = f"preserve_ordering is set with {levels} priority levels"
-        yield model.at(rule, where, problem, "keep one of the two")
+        yield model.at(rule, field, problem, "keep one of the two")
+
+
+def _preferred(model: ModelFolder, rule: str, where: str, sizes: Iterable[int]) -> Findings:
+    most, field = model.config.max_batch_size, f"{where}.preferred_batch_size"
+    for size in sizes:
+        if not 0 < size <= most:
+            problem = f"preferred_batch_size {size} is outside 1..{most}"
+            yield model.at(rule, field, problem, "keep sizes up to max_batch_size")
 
 
 def _sequences(model: ModelFolder, batching: Any) -> Findings:
@@ -91,7 +84,7 @@ def _sequences(model: ModelFolder, batching: Any) -> Findings:
                 fix = "add the file to the folder initial_state of the model"
                 yield model.at(rule, f"{where}.state[{number}]", problem, fix)
     sizes = batching.oldest.preferred_batch_size
-    yield from _preferred(model, rule, f"{where}.oldest", sizes, "keep to the batch size")
+    yield from _preferred(model, rule, f"{where}.oldest", sizes)
     utilization = batching.direct.minimum_slot_utilization
     if not 0 <= utilization <= 1:
         problem = f"minimum_slot_utilization {utilization:g} is outside 0..1"
@@ -102,43 +95,35 @@ def _controls(model: ModelFolder, tensors: Iterable[Any]) -> Findings:
     names = {tensor.name for tensor in model.config.input}
     kinds: set[str] = set()
     for number, tensor in enumerate(tensors):
-        problems = []
+        at = partial(model.at, "sequence-batching", f"sequence_batching.control_input[{number}]")
         if not tensor.name:
-            problems.append(("the control input has no name", "write its name"))
+            yield at("the control input has no name", "write its name")
         elif tensor.name in names:
             problem = f"another input is called {tensor.name!r} too"
-            problems.append((problem, "remove it from input, or rename it"))
+            yield at(problem, "remove it from input, or rename it")
         names.add(tensor.name)
         if not tensor.control:
-            problem = f"control input {tensor.name!r} has no control"
-            problems.append((problem, "say what it controls"))
+            yield at(f"control input {tensor.name!r} has no control", "say what it controls")
         for control in tensor.control:
             kind = enum_name(control, "kind")
             if kind in kinds:
-                problems.append((f"{kind} is set a second time", "keep one of the two"))
+                yield at(f"{kind} is set a second time", "keep one of the two")
             kinds.add(kind)
-            problems += _control(kind, control)
-        for problem, fix in problems:
-            field = f"sequence_batching.control_input[{number}]"
-            yield model.at("sequence-batching", field, problem, fix)
-
-
-def _control(kind: str, control: Any) -> list[tuple[str, str]]:
-    """Problems of one control, each with what to do."""
-    values = {name: len(getattr(control, name)) for name in _VALUES if getattr(control, name)}
-    if kind != "CONTROL_SEQUENCE_CORRID":
-        if [*values.values()] == [2]:
-            return []
-        found = " and ".join(f"{name} of {count}" for name, count in values.items()) or "none"
-        problem = f"{kind} takes one of {', '.join(_VALUES)} with 2 values; it has {found}"
-        return [(problem, "write int32_false_true: [ 0, 1 ]")]
-    problems = []
-    if (name := enum_name(control, "data_type")) not in _CORRELATION_TYPES:
-        problem = f"{kind} has data_type {name}, not one of {', '.join(_CORRELATION_TYPES)}"
-        problems.append((problem, "write TYPE_UINT64"))
-    if values:
-        problems.append((f"{kind} takes no {' and '.join(values)}", "remove the values"))
-    return problems
+            values = {name: len(getattr(control, name)) for name in _VALUES}
+            given = {name: count for name, count in values.items() if count}
+            if kind != "CONTROL_SEQUENCE_CORRID":
+                if [*given.values()] != [2]:
+                    found = " and ".join(f"{name} of {count}" for name, count in given.items())
+                    takes = f"takes one of {', '.join(_VALUES)} with 2 values"
+                    problem = f"{kind} {takes}; it has {found or 'none'}"
+                    yield at(problem, "write int32_false_true: [ 0, 1 ]")
+                continue
+            if (name := enum_name(control, "data_type")) not in _CORRELATION_TYPES:
+                takes = ", ".join(_CORRELATION_TYPES)
+                problem = f"{kind} has data_type {name}, not one of {takes}"
+                yield at(problem, "write TYPE_UINT64")
+            if given:
+                yield at(f"{kind} takes no {' and '.join(given)}", "remove the values")
 
 
 def _batch_tensors(model: ModelFolder) -> Findings:
@@ -147,16 +132,15 @@ def _batch_tensors(model: ModelFolder) -> Findings:
     outputs = {tensor.name for tensor in config.output}
     for kind in ("batch_input", "batch_output"):
         for number, entry in enumerate(getattr(config, kind)):
-            problems = []
+            at = partial(model.at, "batch-io", f"{kind}[{number}]", fix="correct it")
             if len(entry.source_input) != 1:
-                problems.append(f"source_input has {len(entry.source_input)} names, not one")
+                yield at(f"source_input has {len(entry.source_input)} names, not one")
             unknown = set(entry.source_input) - inputs
             if kind == "batch_output":
                 unknown |= set(entry.target_name) - outputs
                 if len(set(entry.target_name)) < len(entry.target_name):
-                    problems.append("target_name has a name twice")
+                    yield at("target_name has a name twice")
             elif enum_name(entry, "data_type") not in ("TYPE_INT32", "TYPE_FP32"):
-                problems.append("data_type is neither TYPE_INT32 nor TYPE_FP32")
-            problems += [f"the config has no tensor {name!r}" for name in sorted(unknown)]
-            for problem in problems:
-                yield model.at("batch-io", f"{kind}[{number}]", problem, "correct it")
+                yield at("data_type is neither TYPE_INT32 nor TYPE_FP32")
+            for name in sorted(unknown):
+                yield at(f"the config has no tensor {name!r}")

@@ -2,6 +2,7 @@
 
 import difflib
 from collections import Counter
+from functools import partial
 from typing import Any
 
 from ..text_files import near
@@ -19,15 +20,11 @@ _BACKENDS = (
 #: How people call backends, with the names that Triton looks for.
 _SHORT_NAMES = {"onnx": "onnxruntime", "trt": "tensorrt", "torch": "pytorch", "tf": "tensorflow"}
 
-#: Backends whose name Triton knows, so that another platform beside them is refused.
-_PLATFORM_OF = {backend: platform for platform, backend in PLATFORMS.items()}
-
 
 def check_config(model: ModelFolder, cores: int, gpus: bool) -> Findings:
     """Everything about one readable config, for a machine with so many cores and GPUs or not."""
     config = model.config
     yield from _backend(model)
-    yield from _platform(model)
     if config.max_batch_size < 0:
         problem = f"max_batch_size is {config.max_batch_size}, the least is 0"
         yield model.at("max-batch-size", "max_batch_size", problem, "write 0 for no batching")
@@ -54,19 +51,16 @@ def _backend(model: ModelFolder) -> Findings:
         elif not list(model.path.rglob(f"libtriton_{name}.so")):
             fix = f"see that the server has libtriton_{name}.so in its backend folder"
             yield model.at("backend-custom", "backend", problem, fix)
-
-
-def _platform(model: ModelFolder) -> Findings:
     config = model.config
     if config.runtime and ("/" in config.runtime or not config.runtime.endswith((".py", ".so"))):
         problem = f"runtime {config.runtime!r} is no file of a backend's folder"
         fix = "remove it, or write a name such as model.py"
         yield model.at("backend-unknown", "runtime", problem, fix)
-    expected = PLATFORMS.get(config.platform)
+    known, expected = PLATFORMS.values(), PLATFORMS.get(config.platform)
     if config.platform == ENSEMBLE and config.backend:
         problem = f"an ensemble has the backend {config.backend!r}"
         yield model.at("platform-backend", "backend", problem, "remove the backend")
-    elif config.backend in _PLATFORM_OF and config.platform and expected != config.backend:
+    elif config.backend in known and config.platform and expected != config.backend:
         problem = f"platform {config.platform!r} is not that of backend {config.backend!r}"
         yield model.at("platform-backend", "platform", problem, "remove the platform")
 
@@ -77,7 +71,7 @@ def _tensors(model: ModelFolder) -> Findings:
         if not tensors and model.backend:
             # A model without a config has that told of it.
             rule = "config-completed" if model.completes else "no-tensors"
-            if not model.completes or model.config_path.is_file():
+            if not model.completes or model.parsed.file.is_file():
                 fix = f"write an {kind} block for each tensor"
                 yield model.at(rule, "", f"the config has no {kind}", fix)
         for name, count in Counter(tensor.name for tensor in tensors).items():
@@ -98,11 +92,10 @@ def _tensor(model: ModelFolder, where: str, tensor: Any) -> Findings:
     if not dims:
         fix = "write dims; for a scalar write dims: [ 1 ] and reshape: { shape: [ ] }"
         yield model.at("dims", where, f"{tensor.name!r} has no dims", fix)
-    for dim in dims:
-        if dim == 0 or dim < -1:
-            problem = f"{tensor.name!r} has dims {dims_text(dims)}: {dim} is neither -1 nor above 0"
-            yield model.at("dims", f"{where}.dims", problem, "write -1 for a size that is free")
-            break
+    if wrong := [dim for dim in dims if dim == 0 or dim < -1]:
+        found = f"{tensor.name!r} has dims {dims_text(dims)}"
+        problem = f"{found}: {wrong[0]} is neither -1 nor above 0"
+        yield model.at("dims", f"{where}.dims", problem, "write -1 for a size that is free")
     if tensor.HasField("reshape"):
         yield from _reshape(model, where, dims, list(tensor.reshape.shape))
     for setting in ("is_shape_tensor", "is_non_linear_format_io"):
@@ -138,29 +131,28 @@ def _sizes_between(dims: list[int]) -> list[int]:
     return sizes
 
 
-def _instances(model: ModelFolder, cores: int, gpus: bool) -> Findings:
-    config = model.config
-    total = 0
-    for number, group in enumerate(config.instance_group):
-        where = f"instance_group[{number}]"
+def _instances(model: ModelFolder, cores: int, has_gpus: bool) -> Findings:
+    at, total = partial(model.at, "instance-group"), 0
+    for number, group in enumerate(model.config.instance_group):
+        where, gpus = f"instance_group[{number}]", list(group.gpus)
         kind = group.Kind.Name(group.kind)
         if group.count < 0:
             problem = f"count is {group.count}, the least is 1"
-            yield model.at("instance-group", f"{where}.count", problem, "write a count from 1")
-        if group.gpus and kind in ("KIND_CPU", "KIND_MODEL"):
-            problem = f"{kind} is set and GPUs {list(group.gpus)} are named"
-            yield model.at("instance-group", f"{where}.gpus", problem, "write kind: KIND_GPU")
-        if any(gpu < 0 for gpu in group.gpus):
-            problem = f"GPUs {list(group.gpus)} are named, the least is 0"
-            yield model.at("instance-group", f"{where}.gpus", problem, "write the numbers of GPUs")
+            yield at(f"{where}.count", problem, "write a count from 1")
+        if gpus and kind in ("KIND_CPU", "KIND_MODEL"):
+            problem = f"{kind} is set and GPUs {gpus} are named"
+            yield at(f"{where}.gpus", problem, "write kind: KIND_GPU")
+        if any(gpu < 0 for gpu in gpus):
+            problem = f"GPUs {gpus} are named, the least is 0"
+            yield at(f"{where}.gpus", problem, "write the numbers of GPUs")
         if group.profile and model.backend != "tensorrt":
             problem = f"profile is set, and the backend is {model.backend}"
-            yield model.at("instance-group", f"{where}.profile", problem, "remove it")
+            yield at(f"{where}.profile", problem, "remove it")
         for profile in group.profile:
             if not profile.isdigit():
                 problem = f"profile {profile!r} is not the number of a profile"
-                yield model.at("instance-group", f"{where}.profile", problem, "write a number")
-        if kind == "KIND_GPU" and not gpus:
+                yield at(f"{where}.profile", problem, "write a number")
+        if kind == "KIND_GPU" and not has_gpus:
             fix = "serve it on a machine with a GPU, or write KIND_CPU"
             yield model.at("gpu-missing", f"{where}.kind", "KIND_GPU is set", fix)
         if kind == "KIND_CPU":

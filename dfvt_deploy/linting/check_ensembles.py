@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from ..text_files import near
-from .reading import ENSEMBLE, ModelFolder, Repository, dims_text, enum_name
+from .reading import ENSEMBLE, ModelFolder, Repository, dims_fit, dims_text, enum_name
 from .rules import Findings
 
 
@@ -108,7 +108,7 @@ def _step(
 def _consistent(model: ModelFolder, ends: dict[str, list[_End]]) -> Findings:
     for name, (first, *others) in ends.items():
         for other in others:
-            fits = _match(first.dims, other.dims) or _match(first.full_dims, other.full_dims)
+            fits = dims_fit(first.dims, other.dims) or dims_fit(first.full_dims, other.full_dims)
             if first.data_type != other.data_type:
                 rule, what = "ensemble-type", "data_type"
                 one, two = first.data_type, other.data_type
@@ -120,12 +120,6 @@ def _consistent(model: ModelFolder, ends: dict[str, list[_End]]) -> Findings:
             problem = f"{name!r} is {one} as {first.owner}, {two} as {other.owner}"
             fix = f"give both the same {what}"
             yield model.at(rule, _field_of(model, name), problem, fix)
-
-
-def _match(first: Sequence[int], second: Sequence[int]) -> bool:
-    return len(first) == len(second) and all(
-        a == b or -1 in (a, b) for a, b in zip(first, second, strict=True)
-    )
 
 
 def _flow(model: ModelFolder, repository: Repository) -> Findings:

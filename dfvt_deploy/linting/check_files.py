@@ -2,6 +2,7 @@
 
 import ast
 import json
+import os
 import stat
 from collections.abc import Callable
 from importlib.util import decode_source
@@ -20,13 +21,14 @@ _PARSERS: dict[str, Callable[[bytes], object]] = {
 }
 
 
-def check_repository(repository: Repository) -> Findings:
-    """Links, permissions and libraries anywhere below the repository."""
+def check_tree(repository: Repository) -> Findings:
+    """Links, permissions and libraries anywhere below the folder that was asked for."""
     root = repository.path.resolve()
-    for path in sorted(repository.path.rglob("*")):
-        if path.is_symlink() and not path.resolve().is_relative_to(root):
+    for path in sorted(repository.folder.rglob("*")):
+        target = Path(os.path.realpath(path))  # resolve() raises where links go in a circle
+        if path.is_symlink() and not target.is_relative_to(root):
             fix = "copy the file into the repository"
-            yield Finding("link-outside", path, f"it leads to {path.resolve()}", fix)
+            yield Finding("link-outside", path, f"it leads to {target}", fix)
         elif path.is_symlink() or not path.exists():
             continue
         elif (mode := stat.S_IMODE(path.stat().st_mode)) & stat.S_IWOTH:
@@ -39,11 +41,15 @@ def check_repository(repository: Repository) -> Findings:
 
 def check_folder(model: ModelFolder) -> Findings:
     """A model's config as text, its name, its versions and their files."""
-    yield from model.findings
-    for p in model.parsed.problems:
-        yield Finding(p.rule, model.config_path, p.problem, p.fix, p.line, p.path)
-    if not model.config_path.is_file():
-        yield _without_config(model)
+    yield from model.parsed.findings
+    if not model.versions and not model.parsed.file.is_file():
+        fix = "move it out of the repository: Triton takes every folder for a model"
+        problem = "it has no config and no version folder"
+        yield Finding("not-a-model", model.path, problem, fix)
+    elif not model.parsed.file.is_file():
+        rule = "config-completed" if model.has_config else "no-config"
+        fix = f"write {model.parsed.file}; Triton guesses one for few backends only"
+        yield Finding(rule, model.path, f"it has versions and no {CONFIG}", fix)
     if not model.has_config:
         return
     if model.config.name and model.config.name != model.name:
@@ -63,15 +69,6 @@ def check_folder(model: ModelFolder) -> Findings:
             yield model.at("model-file", f"parameters[{key}]", problem, fix)
 
 
-def _without_config(model: ModelFolder) -> Finding:
-    if not model.versions:
-        fix = "move it out of the repository: Triton takes every folder for a model"
-        return Finding("not-a-model", model.path, "it has no config and no version folder", fix)
-    rule = "config-completed" if model.has_config else "no-config"
-    fix = f"write {model.path / CONFIG}; Triton guesses one for few backends only"
-    return Finding(rule, model.path, f"it has versions and no {CONFIG}", fix)
-
-
 def _versions(model: ModelFolder) -> Findings:
     for folder in model.ignored:
         fix = f"rename it to {int(folder.name)}"
@@ -86,9 +83,8 @@ def _versions(model: ModelFolder) -> Findings:
     if not model.served_versions and not specific:
         empty = ", which stays empty" if model.backend == ENSEMBLE else ""
         problem = "it has no version folder that the version policy loads"
-        yield Finding(
-            "no-version", model.path, problem, f"make the folder {model.path / '1'}{empty}"
-        )
+        fix = f"make the folder {model.path / '1'}{empty}"
+        yield Finding("no-version", model.path, problem, fix)
 
 
 def _model_file(file: Path) -> Findings:
@@ -109,7 +105,7 @@ def _model_file(file: Path) -> Findings:
         yield Finding("git-lfs-pointer", file, "the file is a pointer of Git LFS", fix)
     elif file.suffix == ".savedmodel" and not list(file.glob("saved_model.pb*")):
         yield Finding("model-file", file, "it holds no saved_model.pb", "copy the whole folder")
-    elif file.suffix in _PARSERS:
+    elif file.is_file() and file.suffix in _PARSERS:
         try:
             _PARSERS[file.suffix](file.read_bytes())
         except (ValueError, ElementTree.ParseError, RecursionError) as error:
@@ -166,14 +162,11 @@ def check_ours(repository: Repository) -> Findings:
         verify_repository(repository.path)
     except DfvtError as error:
         yield Finding("manifest-hash", repository.path, str(error), "populate the model again")
-    for name in repository.models:
-        models = [repository.models.get(f"{name}_{step}") for step in STEPS]
-        if not all(models):
-            continue
-        models.append(repository.models[name])
-        newest = {model.name: max(model.versions, default=0) for model in models if model}
-        if len(set(newest.values())) > 1:
-            found = ", ".join(f"{key} {version}" for key, version in newest.items())
+    for model in repository.checked:
+        steps = [repository.models.get(f"{model.name}_{step}") for step in STEPS]
+        newest = {m.name: max(m.versions, default=0) for m in (*steps, model) if m}
+        if all(steps) and len(set(newest.values())) > 1:
+            found = ", ".join(f"{name} {version}" for name, version in newest.items())
             problem = f"the newest versions are {found}: answers mix two exports"
-            fix = f"populate {name} again, or remove the incomplete version"
-            yield Finding("versions-apart", repository.models[name].path, problem, fix)
+            fix = f"populate {model.name} again, or remove the incomplete version"
+            yield Finding("versions-apart", model.path, problem, fix)

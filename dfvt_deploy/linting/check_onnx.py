@@ -99,7 +99,8 @@ def _external_data(file: Path, network: Any) -> Findings:
     for tensor in network.graph.initializer:
         entry = {pair.key: pair.value for pair in tensor.external_data}
         if name := entry.get("location"):
-            end = int(entry.get("offset") or 0) + int(entry.get("length") or 0)
+            places = (entry.get(key, "") for key in ("offset", "length"))
+            end = sum(int(place) for place in places if place.isdecimal())
             ends[name] = max(end, ends.get(name, 0))
     for name, end in sorted(ends.items()):
         path, below = file.parent / name, file.parent.name

@@ -9,8 +9,8 @@ from .rules import Findings
 
 _ANY, _WHOLE, _SWITCH = r".*", r"-?\d+", r"(?i)true|false|0|1"
 
-#: Backends whose unknown parameters are ignored, with the parameters that they read and the values
-#: that these take. A name that ends with a dot stands for all that begin with it.
+#: The parameters that backends read, and the values that these take; all others they ignore. A
+#: name that ends with a dot stands for all that begin with it.
 KNOWN_PARAMETERS: Mapping[str, Mapping[str, str]] = {
     "onnxruntime": {
         "intra_op_thread_count": _WHOLE,
@@ -38,10 +38,6 @@ KNOWN_PARAMETERS: Mapping[str, Mapping[str, str]] = {
     )
     | dict.fromkeys(("INFERENCE_NUM_THREADS", "COMPILATION_NUM_THREADS"), _WHOLE),
     "tensorrt": {"execution_context_allocation_strategy": _ANY, "version_compatible": _ANY},
-}
-
-#: Parameters of backends whose models read any others: only near misses are told.
-_OWN_PARAMETERS: Mapping[str, Mapping[str, str]] = {
     "python": {"EXECUTION_ENV_PATH": _ANY, "FORCE_CPU_ONLY_INPUT_TENSORS": r"(?i)yes|no"},
     "pytorch": dict.fromkeys(
         (
@@ -53,6 +49,9 @@ _OWN_PARAMETERS: Mapping[str, Mapping[str, str]] = {
     )
     | dict.fromkeys(("INTER_OP_THREAD_COUNT", "INTRA_OP_THREAD_COUNT"), _WHOLE),
 }
+
+#: Backends whose models may read other parameters: only near misses are told.
+_OWN_PARAMETERS = ("python", "pytorch")
 
 _ACCELERATORS = {
     ("onnxruntime", "gpu"): ("tensorrt", "cuda"),
@@ -74,18 +73,16 @@ _TENSORRT_OPTIONS = {
 
 def check_parameters(model: ModelFolder) -> Findings:
     """Parameters, accelerators and CUDA graphs of one model."""
-    ignored = model.backend in KNOWN_PARAMETERS
-    known = KNOWN_PARAMETERS.get(model.backend) or _OWN_PARAMETERS.get(model.backend, {})
+    known = KNOWN_PARAMETERS.get(model.backend, {})
     for name, entry in model.config.parameters.items():
         field, value = f"parameters[{name}]", entry.string_value
         key = next((k for k in known if name == k or (k[-1] == "." and name.startswith(k))), None)
         if key is not None:
             if not re.fullmatch(known[key], value):
-                problem = (
-                    f"{name} is {value!r}, the {model.backend} backend takes {_said(known[key])}"
-                )
+                takes = f"the {model.backend} backend takes {_said(known[key])}"
+                problem = f"{name} is {value!r}, {takes}"
                 yield model.at("parameter-value", field, problem, "write one of these in quotes")
-        elif ignored:
+        elif known and model.backend not in _OWN_PARAMETERS:
             problem = f"the {model.backend} backend has no parameter {name!r} and ignores it"
             yield model.at("parameter", field, problem, f"remove it{near(name, known)}")
         elif hint := near(name.upper(), known):

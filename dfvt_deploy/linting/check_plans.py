@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from ..engines.engine import PlanHeader, read_plan_header
+from ..engines.engine import read_plan_header
 from ..engines.machine import TritonRelease
 from ..engines.record import read_record, record_path
 from ..errors import ArtifactError
@@ -23,7 +23,15 @@ def check_plans(model: ModelFolder, release: TritonRelease | None) -> Findings:
         except ArtifactError as error:
             yield Finding("plan-file", file, str(error), "copy or build the plan again")
             continue
-        yield from _built_by(file, header, release)
+        if header.flavor is Flavor.RTX:
+            problem = f"TensorRT-RTX {header.version} built it"
+            fix = "serve it with the embedded server, or build a plan with TensorRT"
+            yield Finding("plan-flavor", file, problem, fix)
+        elif release is not None and not release.has_tensorrt(header.version):
+            target = f"tritonserver:{release.name}"
+            problem = f"TensorRT {header.version} built it, {target} has {release.tensorrt}"
+            fix = f"build it again with --target {target}"
+            yield Finding("plan-version", file, problem, fix)
         if record_path(file).is_file():
             yield from _profile(model, file)
     config = model.config
@@ -32,17 +40,6 @@ def check_plans(model: ModelFolder, release: TritonRelease | None) -> Findings:
         problem = f"there are plans for compute capability {known} and none for other GPUs"
         fix = "serve on such GPUs only, or name a default_model_filename that runs anywhere"
         yield model.at("compute-capability", "cc_model_filenames", problem, fix)
-
-
-def _built_by(file: Path, header: PlanHeader, release: TritonRelease | None) -> Findings:
-    if header.flavor is Flavor.RTX:
-        problem = f"TensorRT-RTX {header.version} built it"
-        fix = "serve it with the embedded server, or build a plan with TensorRT"
-        yield Finding("plan-flavor", file, problem, fix)
-    elif release is not None and not release.has_tensorrt(header.version):
-        target = f"tritonserver:{release.name}"
-        problem = f"TensorRT {header.version} built it, {target} has {release.tensorrt}"
-        yield Finding("plan-version", file, problem, f"build it again with --target {target}")
 
 
 def _profile(model: ModelFolder, file: Path) -> Findings:

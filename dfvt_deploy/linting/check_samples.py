@@ -2,10 +2,11 @@
 
 import math
 import struct
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from .reading import ModelFolder, dims_text, enum_name
+from .reading import ModelFolder, dims_fit, dims_text, enum_name
 from .rules import Finding, Findings
 
 #: Bytes of one element by data type; texts have no fixed size.
@@ -46,28 +47,26 @@ def _sample(model: ModelFolder, where: str, sample: Any) -> Findings:
 
 
 def _sample_tensor(model: ModelFolder, field: str, sample: Any, given: Any, own: Any) -> Findings:
-    type_name = enum_name(given, "data_type")
+    at, type_name = partial(model.at, "warmup"), enum_name(given, "data_type")
     if given.data_type != own.data_type:
         wanted_type = enum_name(own, "data_type")
         problem = f"{own.name!r} is {type_name} here, {wanted_type} in the model"
-        yield model.at("warmup", f"{field}.data_type", problem, "write the model's type")
+        yield at(f"{field}.data_type", problem, "write the model's type")
     dims, wanted = list(given.dims), list(own.dims)
-    pairs = zip(dims, wanted, strict=False)
-    if len(dims) != len(wanted) or any(w not in (-1, d) for d, w in pairs):
+    if not dims_fit(dims, wanted):
         problem = f"dims {dims_text(dims)} do not fit {dims_text(wanted)} of the model"
-        yield model.at("warmup", f"{field}.dims", problem, "write dims that the model takes")
+        yield at(f"{field}.dims", problem, "write dims that the model takes")
     if any(d < 1 for d in dims):
         problem = f"dims {dims_text(dims)} are not all above 0"
-        yield model.at("warmup", f"{field}.dims", problem, "write the sizes of a real request")
+        yield at(f"{field}.dims", problem, "write the sizes of a real request")
         return
     kind = given.WhichOneof("input_data_type")
     if kind is None:
-        problem = "the sample says nothing of its data"
         fix = "write zero_data: true, random_data: true or an input_data_file"
-        yield model.at("warmup", field, problem, fix)
+        yield at(field, "the sample says nothing of its data", fix)
     if type_name == "TYPE_STRING" and kind == "random_data":
-        problem = "random data of texts are empty texts"
-        yield model.at("warmup", field, problem, "give an input_data_file, or zero_data")
+        fix = "give an input_data_file, or zero_data"
+        yield at(field, "random data of texts are empty texts", fix)
     if kind == "input_data_file":
         file = model.path / "warmup" / given.input_data_file
         if file.is_file():

@@ -1,19 +1,22 @@
 """Protobuf text with the line of every field.
 
 `google.protobuf.text_format` stops at the first problem and forgets the lines. This parser keeps
-them and checks a tree against the message's descriptor, so that every unknown field is reported.
-The message itself is then made by text_format.
+them and asks it about one value after the other, so that every wrong field is reported.
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypeAlias
 
 from google.protobuf import text_format
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.message_factory import GetMessageClass
 
 from ..text_files import near
+from .rules import Finding
 
 #: One token: white space and comments, a string, a word or number, or a sign.
 _TOKEN = re.compile(
@@ -29,16 +32,19 @@ _MAX_DEPTH = 32
 
 _CLOSING = {"{": "}", "<": ">"}
 
+#: What a value of a kind must be, and what to do where it is not; other kinds are numbers.
+_KINDS = {
+    FieldDescriptor.CPPTYPE_STRING: ("a text", "put it in quotes"),
+    FieldDescriptor.CPPTYPE_BOOL: ("true or false", "write true or false"),
+}
+_NUMBER = ("a number of this kind", "write a number without quotes")
+
 
 class SyntaxProblem(Exception):
-    """The text is not protobuf text; `line` is where the parser stopped."""
-
-    def __init__(self, line: int, problem: str) -> None:
-        super().__init__(problem)
-        self.line = line
+    """The text is not protobuf text: the line where the parser stopped, and why."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class Field:
     """One `name: value` or `name { … }`. A scalar's `text` is as written, quotes included."""
 
@@ -48,101 +54,32 @@ class Field:
     fields: "list[Field] | None" = None
 
 
-Fields: TypeAlias = list[Field]
+#: The tokens that are left, each with its line; the last one is empty.
+Tokens: TypeAlias = deque[tuple[str, int]]
 
 
 @dataclass(frozen=True)
-class SchemaProblem:
-    """A field that the schema does not take, and the id of the rule that it breaks."""
-
-    rule: str
-    line: int
-    path: str
-    problem: str
-    fix: str
-
-
-@dataclass
 class ParsedText:
-    """A message with the line of each field by its path, such as `input[1].dims`."""
+    """The line of each field by its path, such as `input[1].dims`, and a finding for each field
+    that the schema does not take."""
 
-    message: Any
+    file: Path
     lines: dict[str, int] = field(default_factory=dict)
-    problems: list[SchemaProblem] = field(default_factory=list)
-
-    def line(self, path: str) -> int:
-        """The line of a field, or of the closest field around it; 0 where none is written."""
-        while path and path not in self.lines:
-            path = path.rpartition(".")[0]
-        return self.lines.get(path, 0)
+    findings: list[Finding] = field(default_factory=list)
 
 
-def parse_text(text: str, message: Any) -> ParsedText:
-    """Parse text into `message`, an empty protobuf message, and find every field it does not take.
-    Raises SyntaxProblem where the text cannot be read at all."""
-    fields = _Parser(text).fields_until("", 0)
-    parsed = ParsedText(message)
-    good = _checked(fields, message.DESCRIPTOR, "", parsed)
+def parse_text(text: str, message: Any, file: Path) -> ParsedText:
+    """Parse a file's text into `message`, an empty protobuf message, which gets all the fields that
+    it takes. Raises SyntaxProblem where the text cannot be read at all."""
+    fields = _fields_until("", deque(_tokens(text)), 0)
+    parsed = ParsedText(file)
+    good = _good_text(fields, message.DESCRIPTOR, "", parsed)
     try:
-        # Where problems were found, the message holds the rest of the fields.
-        text_format.Parse(_to_text(good) if parsed.problems else text, message)
+        text_format.Merge(good if parsed.findings else text, message)
     except text_format.ParseError as error:
-        line = 0 if parsed.problems else error.GetLine() or 0
+        line = 0 if parsed.findings else error.GetLine() or 0
         raise SyntaxProblem(line, str(error)) from error
     return parsed
-
-
-class _Parser:
-    def __init__(self, text: str) -> None:
-        self._tokens = list(_tokens(text))
-        self._next = 0
-
-    def fields_until(self, end: str, depth: int) -> Fields:
-        if depth > _MAX_DEPTH:
-            raise SyntaxProblem(self._peek()[1], f"messages are nested deeper than {_MAX_DEPTH}")
-        found: Fields = []
-        while True:
-            token, line = self._take()
-            if token == end:
-                return found
-            if token in (",", ";"):
-                continue
-            if not token:
-                raise SyntaxProblem(line, f"the text ends, and {end!r} is missing")
-            if not re.fullmatch(r"[A-Za-z_]\w*", token):
-                raise SyntaxProblem(line, f"a field name is expected, not {token!r}")
-            found += self._field(token, line, depth)
-
-    def _field(self, name: str, line: int, depth: int) -> Iterator[Field]:
-        token, where = self._take()
-        colon = token == ":"
-        if colon:
-            token, where = self._take()
-        if token == "[":
-            while (taken := self._take())[0] != "]":
-                if taken[0] != ",":
-                    yield self._value(name, taken[1], *taken, depth)
-        elif colon or token in _CLOSING:
-            yield self._value(name, line, token, where, depth)
-        else:
-            raise SyntaxProblem(where, f"':' or '{{' is missing after {name!r}")
-
-    def _value(self, name: str, line: int, token: str, where: int, depth: int) -> Field:
-        if token in _CLOSING:
-            return Field(name, line, fields=self.fields_until(_CLOSING[token], depth + 1))
-        if not token or token in ":{}<>[],;":
-            raise SyntaxProblem(where, f"a value is expected, not {token or 'the end'!r}")
-        while token[0] in "\"'" and self._peek()[0][:1] in ('"', "'"):
-            token += f" {self._take()[0]}"
-        return Field(name, line, token)
-
-    def _peek(self) -> tuple[str, int]:
-        return self._tokens[self._next]
-
-    def _take(self) -> tuple[str, int]:
-        token = self._tokens[self._next]
-        self._next = min(self._next + 1, len(self._tokens) - 1)
-        return token
 
 
 def _tokens(text: str) -> Iterator[tuple[str, int]]:
@@ -160,35 +97,83 @@ def _tokens(text: str) -> Iterator[tuple[str, int]]:
     yield "", line
 
 
-def _checked(fields: Fields, schema: Descriptor, prefix: str, parsed: ParsedText) -> Fields:
-    """The fields that the schema takes; lines and problems go to `parsed`."""
-    counts: dict[str, int] = {}
-    good: Fields = []
+def _fields_until(end: str, tokens: Tokens, depth: int) -> list[Field]:
+    if depth > _MAX_DEPTH:
+        raise SyntaxProblem(tokens[0][1], f"messages are nested deeper than {_MAX_DEPTH}")
+    found: list[Field] = []
+    while True:
+        token, line = tokens.popleft()
+        if token == end:
+            return found
+        if token in (",", ";"):
+            continue
+        if not token:
+            raise SyntaxProblem(line, f"the text ends, and {end!r} is missing")
+        if not re.fullmatch(r"[A-Za-z_]\w*", token):
+            raise SyntaxProblem(line, f"a field name is expected, not {token!r}")
+        found += _field(token, line, tokens, depth)
+
+
+def _field(name: str, line: int, tokens: Tokens, depth: int) -> Iterator[Field]:
+    if colon := tokens[0][0] == ":":
+        tokens.popleft()
+    token, where = tokens[0]
+    if token == "[":
+        tokens.popleft()
+        while (following := tokens[0])[0] != "]":
+            if following[0] == ",":
+                tokens.popleft()
+            else:
+                yield _value(name, following[1], tokens, depth)
+        tokens.popleft()
+    elif colon or token in _CLOSING:
+        yield _value(name, line, tokens, depth)
+    else:
+        raise SyntaxProblem(where, f"':' or '{{' is missing after {name!r}")
+
+
+def _value(name: str, line: int, tokens: Tokens, depth: int) -> Field:
+    token, where = tokens.popleft()
+    if token in _CLOSING:
+        return Field(name, line, fields=_fields_until(_CLOSING[token], tokens, depth + 1))
+    if not token or token in ":{}<>[],;":
+        raise SyntaxProblem(where, f"a value is expected, not {token or 'the end'!r}")
+    while token[0] in "\"'" and tokens[0][0][:1] in ('"', "'"):
+        token += f" {tokens.popleft()[0]}"
+    return Field(name, line, token)
+
+
+def _good_text(fields: list[Field], schema: Descriptor, prefix: str, parsed: ParsedText) -> str:
+    """The fields that the schema takes, as text; lines and findings go to `parsed`."""
+    counts: Counter[str] = Counter()
+    good = ""
     for entry in fields:
         known = schema.fields_by_name.get(entry.name)
         repeated = known is not None and _is_repeated(known)
-        number = counts[entry.name] = counts.get(entry.name, -1) + 1
+        inner = None if known is None else known.message_type
         path = prefix + entry.name
-        if repeated and known is not None and known.message_type is not None:
-            is_map = known.message_type.GetOptions().map_entry
-            path += f"[{_key(entry) if is_map else number}]"
+        if repeated and inner is not None:
+            is_map = inner.GetOptions().map_entry
+            path += f"[{_key(entry) if is_map else counts[entry.name]}]"
         parsed.lines.setdefault(path, entry.line)
+        counts[entry.name] += 1
         if known is None:
             problem = f"{schema.name} has no field {entry.name!r}"
             wrong = "unknown-field", problem, f"remove it{near(entry.name, schema.fields_by_name)}"
-        elif number and not repeated:
+        elif counts[entry.name] > 1 and not repeated:
             problem = f"{path} is set a second time; it holds one value"
             wrong = "field-twice", problem, "keep one of the two"
-        elif (found := _value_problem(entry, known)) is not None:
-            wrong = "field-value", *found
+        elif inner is not None and entry.fields is not None:
+            inside = _good_text(entry.fields, inner, f"{path}.", parsed)
+            good += f"{entry.name} {{\n{inside}}}\n"
+            continue
+        elif problems := _value_problem(entry, known, schema):
+            wrong = "field-value", *problems
         else:
-            if entry.fields is not None and known.message_type is not None:
-                inner = _checked(entry.fields, known.message_type, f"{path}.", parsed)
-                entry = Field(entry.name, entry.line, fields=inner)
-            good.append(entry)
+            good += f"{entry.name}: {entry.text}\n"
             continue
         rule, problem, fix = wrong
-        parsed.problems.append(SchemaProblem(rule, entry.line, path, problem, fix))
+        parsed.findings.append(Finding(rule, parsed.file, problem, fix, entry.line, path))
     return good
 
 
@@ -204,41 +189,22 @@ def _key(entry: Field) -> str:
     return next(keys, "").strip("\"'")
 
 
-def _value_problem(entry: Field, known: FieldDescriptor) -> tuple[str, str] | None:
-    """What is wrong with a field's value and what to do, or None."""
+def _value_problem(
+    entry: Field, known: FieldDescriptor, schema: Descriptor
+) -> tuple[str, str] | None:
+    """What is wrong with the value of a message's field and what to do, or None."""
     name, text = entry.name, entry.text
-    if known.message_type is not None and entry.fields is None:
-        return f"{name} is a message, not {text}", f"write {name} {{ … }}"
     if known.message_type is not None:
-        return None
+        return f"{name} is a message, not {text}", f"write {name} {{ … }}"
     if entry.fields is not None:
         return f"{name} is one value, not a message", f"write {name}: VALUE"
-    if known.enum_type is not None:
-        words = known.enum_type.values_by_name
-        good = text in words or bool(re.fullmatch(r"-?\d+", text))
-        problem = f"{name} {text} is none of {', '.join(words)}"
-        fix = f"give one of them without quotes{near(text.strip(chr(34)), words)}"
-    elif known.cpp_type == FieldDescriptor.CPPTYPE_STRING:
-        good = text[:1] in ('"', "'")
-        problem, fix = f"{name} {text} is not a text", "put it in quotes"
-    elif known.cpp_type == FieldDescriptor.CPPTYPE_BOOL:
-        good = text in ("true", "false", "True", "False", "t", "f", "0", "1")
-        problem, fix = f"{name} {text} is not true or false", "write true or false"
-    else:
-        fraction = (FieldDescriptor.CPPTYPE_FLOAT, FieldDescriptor.CPPTYPE_DOUBLE)
-        of_fraction = r"[-+]?[\d.]+([eE][-+]?\d+)?f?|-?inf|nan"
-        of_whole = r"-?(0[xX][0-9a-fA-F]+|\d+)"
-        pattern = of_fraction if known.cpp_type in fraction else of_whole
-        good = bool(re.fullmatch(pattern, text))
-        problem = f"{name} {text} is not a number of this kind"
-        fix = "write a number without quotes"
-    return None if good else (problem, fix)
-
-
-def _to_text(fields: Sequence[Field]) -> str:
-    return "\n".join(
-        f"{entry.name}: {entry.text}"
-        if entry.fields is None
-        else f"{entry.name} {{\n{_to_text(entry.fields)}\n}}"
-        for entry in fields
-    )
+    try:
+        text_format.Merge(f"{name}: {text}", GetMessageClass(schema)())
+        return None
+    except text_format.ParseError:
+        if known.enum_type is not None:
+            words = known.enum_type.values_by_name
+            fix = f"give one of them without quotes{near(text.strip(chr(34)), words)}"
+            return f"{name} {text} is none of {', '.join(words)}", fix
+        kind, fix = _KINDS.get(known.cpp_type, _NUMBER)
+        return f"{name} {text} is not {kind}", fix

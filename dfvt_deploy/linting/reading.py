@@ -2,11 +2,12 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from ..errors import BadInput
 from .pbtxt import ParsedText, SyntaxProblem, parse_text
 from .rules import Finding
 
@@ -51,32 +52,23 @@ _MAX_CONFIG_BYTES = 2**20
 class ModelFolder:
     """One model of a repository.
 
-    parsed: its config with the lines of all fields; an empty message where there is no config.
-    has_config: whether a config.pbtxt was found and could be read as protobuf text.
+    config: its `ModelConfig` message, which is empty where there is no config.
     versions: version numbers with their folders, in order.
     ignored: folders that Triton does not take for versions.
-    findings: what was wrong while reading.
+    parsed: the lines of the config's fields, and what was wrong while reading.
+    has_config: whether a config.pbtxt was found and could be read as protobuf text.
     """
 
     path: Path
+    config: Any
+    versions: dict[int, Path]
+    ignored: list[Path]
     parsed: ParsedText
-    has_config: bool = False
-    versions: dict[int, Path] = field(default_factory=dict)
-    ignored: list[Path] = field(default_factory=list)
-    findings: list[Finding] = field(default_factory=list)
+    has_config: bool = True
 
     @property
     def name(self) -> str:
         return self.path.name
-
-    @property
-    def config(self) -> Any:
-        """The `ModelConfig` message."""
-        return self.parsed.message
-
-    @property
-    def config_path(self) -> Path:
-        return self.path / CONFIG
 
     @cached_property
     def backend(self) -> str:
@@ -84,12 +76,8 @@ class ModelFolder:
         config = self.config
         if config.platform == ENSEMBLE or config.HasField("ensemble_scheduling"):
             return ENSEMBLE
-        if config.backend:
-            return str(config.backend)
-        if config.platform in PLATFORMS:
-            return PLATFORMS[config.platform]
-        if config.platform:
-            return ""
+        if config.backend or config.platform:
+            return str(config.backend or PLATFORMS.get(config.platform, ""))
         files = [p.name for path in list(self.versions.values())[:1] for p in path.iterdir()]
         for kind, name in DEFAULT_FILES.items():
             if kind != "vllm" and name in (config.default_model_filename, *files):
@@ -138,23 +126,41 @@ class ModelFolder:
         return [file / "model.onnx" if file.is_dir() else file for file in files]
 
     def at(self, rule: str, field_path: str, problem: str, fix: str) -> Finding:
-        """A finding about a field of the config."""
-        line = self.parsed.line(field_path)
-        return Finding(rule, self.config_path, problem, fix, line, field_path)
+        """A finding about a field of the config, with its line or that of the closest one around
+        it."""
+        lines, written = self.parsed.lines, field_path
+        while written and written not in lines:
+            written = written.rpartition(".")[0]
+        return Finding(rule, self.parsed.file, problem, fix, lines.get(written, 0), field_path)
 
 
 @dataclass(frozen=True)
 class Repository:
-    """The models of one repository by name."""
+    """The models of a repository by name. `folder` is what was asked for: all of the repository, or
+    the folder of one model."""
 
     path: Path
+    folder: Path
     models: dict[str, ModelFolder]
 
+    @property
+    def checked(self) -> list[ModelFolder]:
+        """The models that were asked for."""
+        return [m for m in self.models.values() if self.folder in (self.path, m.path)]
 
-def read_repository(path: Path) -> Repository:
-    """Read every model folder. Nothing is loaded or executed."""
+
+def read_repository(folder: Path) -> Repository:
+    """Read every model of a repository, also where only the folder of one model is asked for.
+    Nothing is loaded or executed. Raises BadInput where there is no such folder."""
+    if not folder.is_dir():
+        raise BadInput(f"{folder} is not a folder; give a model repository or a model's folder")
+    if is_model_folder(folder):
+        folder = folder.resolve()
+        path = folder.parent
+    else:
+        path = folder
     folders = sorted(p for p in path.iterdir() if p.is_dir())
-    return Repository(path, {p.name: _read_model(p) for p in folders})
+    return Repository(path, folder, {p.name: _read_model(p) for p in folders})
 
 
 def is_model_folder(path: Path) -> bool:
@@ -165,25 +171,28 @@ def is_model_folder(path: Path) -> bool:
 def _read_model(path: Path) -> ModelFolder:
     from tritonclient.grpc.model_config_pb2 import ModelConfig
 
-    model = ModelFolder(path, ParsedText(ModelConfig()))
-    folders = [p for p in path.iterdir() if p.is_dir()]
-    model.versions = dict(sorted((int(p.name), p) for p in folders if _is_version(p)))
-    model.ignored = sorted(p for p in folders if re.fullmatch(r"0\d+", p.name))
-    config = model.config_path
-    if not config.is_file():
+    file, folders = path / CONFIG, [p for p in path.iterdir() if p.is_dir()]
+    model = ModelFolder(
+        path,
+        ModelConfig(),
+        versions=dict(sorted((int(p.name), p) for p in folders if _is_version(p))),
+        ignored=sorted(p for p in folders if re.fullmatch(r"0\d+", p.name)),
+        parsed=ParsedText(file),
+    )
+    if not file.is_file():
         # Then the rest is checked as of an empty config.
         model.has_config = bool(model.versions) and model.completes
         return model
     try:
-        if config.stat().st_size > _MAX_CONFIG_BYTES:
+        if file.stat().st_size > _MAX_CONFIG_BYTES:
             raise SyntaxProblem(0, f"the file has more than {_MAX_CONFIG_BYTES:,} bytes")
-        text = config.read_text(encoding="utf-8", errors="replace")  # comments may hold anything
-        model.parsed = parse_text(text, ModelConfig())
+        text = file.read_text(encoding="utf-8", errors="replace")  # comments may hold anything
+        model.parsed = parse_text(text, model.config, file)
     except SyntaxProblem as error:
-        found = Finding("config-syntax", config, str(error), "correct the text", error.line)
-        model.findings.append(found)
-    else:
-        model.has_config = True
+        line, problem = error.args
+        found = Finding("config-syntax", file, problem, "correct the text", line)
+        model.parsed.findings.append(found)
+        model.has_config = False
     return model
 
 
@@ -205,6 +214,12 @@ def is_filled(file: Path) -> bool:
 def dims_text(dims: Sequence[int]) -> str:
     """Dimensions as the config writes them, such as `[ 3, 224, 224 ]`."""
     return f"[ {', '.join(map(str, dims))} ]"
+
+
+def dims_fit(first: Sequence[int], second: Sequence[int]) -> bool:
+    """Whether two shapes may be of one tensor; -1 in either stands for any size."""
+    same = (a == b or -1 in (a, b) for a, b in zip(first, second, strict=False))
+    return len(first) == len(second) and all(same)
 
 
 def enum_name(message: Any, field_name: str) -> str:

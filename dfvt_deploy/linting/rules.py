@@ -32,6 +32,10 @@ class Finding:
     line: int = 0
     field: str = ""
 
+    @property
+    def severity(self) -> Severity:
+        return RULES[self.rule].severity
+
 
 Findings: TypeAlias = Iterator[Finding]
 
