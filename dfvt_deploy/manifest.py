@@ -181,6 +181,7 @@ class ConversionRecord(Record):
     """How a file of lower precision was made from model.onnx.
 
     target: the runtime that an INT8 file was made for.
+    weight_bits: 7 or 8, of an INT8 file for CPUs.
     kept_fp32: nodes and operators that the options or the search kept in float32.
     operators: number of nodes by operator, then by the precision of the node; `other` counts
         nodes without floating-point values.
@@ -193,6 +194,7 @@ class ConversionRecord(Record):
     versions: dict[str, str]
     calibration: Calibration | None = None
     target: Int8Target | None = None
+    weight_bits: Count | None = None
     kept_fp32: tuple[str, ...] = ()
     operators: dict[str, dict[str, Count]]
     reasons: dict[str, dict[str, Count]] = {}

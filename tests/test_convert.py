@@ -15,6 +15,7 @@ from PIL import Image
 from dfvt_deploy.artifact import file_record, open_artifact, update_manifest
 from dfvt_deploy.compare import Comparison, comparison_of
 from dfvt_deploy.compare.agreement import checks
+from dfvt_deploy.cores import int8_saturates
 from dfvt_deploy.errors import ArtifactError, BadInput, MissingDependency, StageFailed
 from dfvt_deploy.precision.calibration import calibration_images, value_ranges
 from dfvt_deploy.precision.conversions import Fp16Conversion
@@ -23,6 +24,8 @@ from dfvt_deploy.precision.fp16 import cut_loops, emulate_fp16, join_loops
 from dfvt_deploy.precision.graph_tensors import graph_tensors
 from dfvt_deploy.precision.kept_nodes import converted_nodes, kept_by_fp16
 from dfvt_deploy.runners.onnx_runtime import OnnxRuntimeRunner
+from dfvt_deploy.runners.openvino import OpenVINORunner
+from dfvt_deploy.serving.repository import populate
 from dfvt_deploy.types import Precision, Task
 
 from .fixtures import copy_of, encoded, json_document, photograph
@@ -335,6 +338,59 @@ def test_int8_for_the_cpu(int8_t):
     assert sizes[0] < 0.5 * sizes[1]
 
 
+def int8_weights(model) -> list:
+    """The weights of the quantised layers, as stored."""
+    tensors = {w.name: w for w in model.graph.initializer}
+    matrices = [tensors[n.input[0]] for n in model.graph.node if n.input and n.input[0] in tensors]
+    return [numpy_helper.to_array(t) for t in matrices if t.data_type == TensorProto.INT8]
+
+
+def relative_error(found, expected) -> float:
+    return float(np.abs(found - expected).max() / np.ptp(expected))
+
+
+@pytest.mark.parametrize("target", ["cpu", "openvino"])
+def test_weights_of_seven_bits_give_the_same_answers_on_every_cpu(
+    target, artifact_t, tmp_path, monkeypatch, capsys
+):
+    directory = copy_of(artifact_t, tmp_path)
+    quick = {"target": target, "images": 3, "min_agreement": 0.01}
+    monkeypatch.setattr("dfvt_deploy.precision.options.int8_saturates", lambda: True)
+    made = convert(directory, "int8", **quick)
+    assert (made.record.weight_bits, "--weight-bits 7" in made.record.command) == (7, True)
+    weights = int8_weights(onnx.load(made.file))
+    assert len(weights) > 20
+    assert max(np.abs(w.astype(int)).max() for w in weights) <= 64
+    exact = onnxruntime.SessionOptions()
+    exact.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    feed = {"images": np.stack([np.asarray(photograph(224, 224, seed)) for seed in range(3)])}
+    expected = onnxruntime.InferenceSession(made.file, exact).run(None, feed)[0]
+    for runner in (OnnxRuntimeRunner(made.file), OpenVINORunner(made.file, Precision.INT8)):
+        with runner:
+            assert relative_error(runner.infer(feed)["logits"], expected) < 0.02
+
+    monkeypatch.setattr("dfvt_deploy.precision.options.int8_saturates", lambda: False)
+    made = convert(directory, "int8", **quick)
+    assert (made.record.weight_bits, "--weight-bits 8" in made.record.command) == (8, True)
+    assert max(np.abs(w.astype(int)).max() for w in int8_weights(onnx.load(made.file))) > 100
+
+    backend = {"cpu": "onnxruntime", "openvino": "openvino"}[target]
+    for saturates in (True, False):
+        monkeypatch.setattr("dfvt_deploy.serving.repository.int8_saturates", lambda s=saturates: s)
+        capsys.readouterr()
+        populate(directory, repository=tmp_path / "r", backend=backend, precision="int8")
+        assert ("convert again with --weight-bits 7" in capsys.readouterr().err) is saturates
+
+
+@pytest.mark.parametrize(
+    ("flags", "saturates"),
+    [("sse4_1 avx2", True), ("avx2 avx_vnni", False), ("avx512f avx512_vnni", False), ("", False)],
+)
+def test_which_cpus_saturate(flags, saturates, monkeypatch):
+    monkeypatch.setattr("dfvt_deploy.cores.processor_field", lambda name: flags)
+    assert int8_saturates() is saturates
+
+
 @pytest.mark.parametrize("method", ["percentile", "minmax"])
 def test_int8_around_zero_for_tensorrt(method, artifact_t, tmp_path):
     directory = copy_of(artifact_t, tmp_path)
@@ -390,6 +446,12 @@ def test_dense_feeds_are_valid_and_small(segmentation_artifact_t, tmp_path):
     ("options", "message"),
     [
         ({"precision": "fp32"}, "fp32 is what export writes"),
+        ({"precision": "fp16", "weight_bits": 7}, "--weight-bits 7 is for --precision int8"),
+        ({"precision": "int8", "weight_bits": 9}, r"--weight-bits 9 is outside 7\.\.8"),
+        (
+            {"precision": "int8", "target": "tensorrt", "weight_bits": 7},
+            "--weight-bits 7 is for CPUs, not for --target tensorrt",
+        ),
         ({"precision": "fp16", "images": 0}, "--images 0 is below 1"),
         ({"precision": "fp16", "max_side": 100}, "--max-side 100 is not a positive multiple"),
         ({"precision": "fp16", "min_agreement": 7}, r"--min-agreement 7 is outside 0\.\.1"),

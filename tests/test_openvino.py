@@ -221,9 +221,11 @@ def test_the_int8_file_for_openvino_is_judged_and_served_there(nncf_digits, digi
 def test_only_a_classifier_has_its_small_convolutions_quantised(segmentation_artifact_t, tmp_path):
     manifest = segmentation_artifact_t.manifest
     model = load_exported(segmentation_artifact_t.onnx_path(), manifest)
-    dense, other = (OpenVINOInt8Conversion(model, tmp_path, dense=value) for value in (True, False))
+    dense, other = (
+        OpenVINOInt8Conversion(model, tmp_path, dense=value, seven=False) for value in (True, False)
+    )
     assert dense.kept((), ()) == Int8Conversion(
-        model, tmp_path, RangeMethod.MINMAX, Int8Target.CPU
+        model, tmp_path, RangeMethod.MINMAX, Int8Target.CPU, False
     ).kept((), ())
     few, most = len(other.kept((), ())), len(dense.kept((), ()))
     assert most - few >= 30

@@ -122,10 +122,12 @@ class Fp16Conversion(Conversion):
 
 @dataclass(eq=False)
 class Int8Conversion(Conversion):
-    """INT8 for what `target` runs, with ranges by `method`; it saturates and never overflows."""
+    """INT8 for what `target` runs, with ranges by `method`; it saturates and never overflows.
+    `seven`: weights of 7 bits."""
 
     method: RangeMethod
     target: Int8Target
+    seven: bool
     _ranges: Any = field(default=None, init=False)
 
     def calibrate(self, images: CalibrationImages) -> None:
@@ -136,7 +138,7 @@ class Int8Conversion(Conversion):
 
     def result(self, kept: KeptNodes) -> ModelProto:
         quantised = converted_nodes(self.graph, kept)
-        return int8_from_fp32(self.model, self._ranges, quantised, self.target)
+        return int8_from_fp32(self.model, self._ranges, quantised, self.target, self.seven)
 
     def count(self, result: ModelProto, kept: KeptNodes) -> OperatorCounts:
         return int8_operator_counts(result, set(converted_nodes(self.graph, kept)))

@@ -80,7 +80,7 @@ def convert_with(
 ) -> Converted:
     """`convert` with its options as one object; `directory` takes the place of their models."""
     directory = Path(directory)
-    options = replace(options, models=(directory.name,), exports=directory.parent)
+    options = replace(options.resolved(), models=(directory.name,), exports=directory.parent)
     artifact = open_artifact(directory, Precision.FP32)
     manifest, precision = artifact.manifest, options.precision
     seconds: dict[str, float] = {}
@@ -128,6 +128,7 @@ def convert_with(
                 method=options.range_method,
             ),
             target=options.target if precision is Precision.INT8 else None,
+            weight_bits=options.weight_bits,
             kept_fp32=tuple(sorted({*options.keep_fp32, *found})),
             operators=counts,
             reasons=reasons(conversion.graph, kept),
@@ -172,9 +173,10 @@ def _conversion(artifact: Artifact, options: ConvertOptions, scratch: Path) -> C
     model = load_exported(artifact.onnx_path(), artifact.manifest)
     if options.precision is Precision.FP16:
         return Fp16Conversion(model, scratch, options.data_max)
+    seven = options.weight_bits == 7
     if options.target is Int8Target.OPENVINO:
-        return OpenVINOInt8Conversion(model, scratch, is_dense(artifact.manifest))
-    return Int8Conversion(model, scratch, options.method, options.target)
+        return OpenVINOInt8Conversion(model, scratch, is_dense(artifact.manifest), seven)
+    return Int8Conversion(model, scratch, options.method, options.target, seven)
 
 
 def _images(manifest: Manifest, options: ConvertOptions) -> CalibrationImages:
@@ -208,7 +210,10 @@ def _search(
     key = {
         "source": artifact.manifest.files[artifact.onnx_path().name].sha256,
         "images": images.digest(),
-        "settings": [options.precision, options.method, options.target, options.max_side],
+        "settings": [
+            *(options.precision, options.method, options.target),
+            *(options.weight_bits, options.max_side),
+        ],
         "asked": sorted(options.keep_fp32),
         "goal": [goal.name, goal.limit],
         "candidates": names,

@@ -104,11 +104,11 @@ def activation_ranges(
 
 
 def int8_from_fp32(
-    model: ModelProto, ranges: Any, quantised: Collection[str], target: Int8Target
+    model: ModelProto, ranges: Any, quantised: Collection[str], target: Int8Target, seven: bool
 ) -> ModelProto:
-    """Quantise the named nodes: weights to int8 around 0 with a scale per channel, activations, by
-    the ranges of `activation_ranges`, to what the target takes. Raises StageFailed where
-    onnxruntime or the ONNX checker refuses the graph."""
+    """Quantise the named nodes: weights to int8 around 0 with a scale per channel, to 7 of its bits
+    with `seven`, activations, by the ranges of `activation_ranges`, to what the target takes.
+    Raises StageFailed where onnxruntime or the ONNX checker refuses the graph."""
     from onnxruntime.quantization import QuantType
     from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
     from onnxruntime.quantization.quant_utils import add_infer_metadata
@@ -131,7 +131,7 @@ def int8_from_fp32(
                 quantizer = QDQQuantizer(
                     result,
                     True,  # per channel
-                    False,  # reduce_range: eight bits of weights
+                    seven,  # reduce_range
                     QuantType.QInt8,
                     QuantType.QInt8 if symmetric else QuantType.QUInt8,
                     ranges,

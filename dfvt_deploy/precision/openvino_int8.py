@@ -25,10 +25,12 @@ class OpenVINOInt8Conversion(Conversion):
 
     dense: whether small and pointwise convolutions stay in FP32, as detection and segmentation
         lose too much with them (docs/precision.md).
+    seven: weights of 7 bits.
     """
 
     runtime: ClassVar[str] = "openvino"
     dense: bool
+    seven: bool
     _images: CalibrationImages | None = field(default=None, init=False)
 
     def calibrate(self, images: CalibrationImages) -> None:
@@ -45,18 +47,21 @@ class OpenVINOInt8Conversion(Conversion):
         if not quantised:
             return self.model
         others = [node.name for node in self.graph.nodes if node.name not in quantised]
-        return _quantised(self.model, self._images, others)
+        return _quantised(self.model, self._images, others, self.seven)
 
     def count(self, result: ModelProto, kept: KeptNodes) -> OperatorCounts:
         return int8_operator_counts(result, set(converted_nodes(self.graph, kept)))
 
 
-def _quantised(model: ModelProto, images: CalibrationImages, others: Sequence[str]) -> ModelProto:
+def _quantised(
+    model: ModelProto, images: CalibrationImages, others: Sequence[str], seven: bool
+) -> ModelProto:
     """The model with all layers but `others` quantised; StageFailed where NNCF refuses it."""
     import onnxruntime
 
     nncf = _nncf()
     advanced = nncf.quantization.advanced_parameters
+    fixes = advanced.OverflowFix
     off = advanced.AdvancedSmoothQuantParameters(convolution=-1, matmul=-1)
     copy = ModelProto()
     copy.CopyFrom(model)
@@ -71,7 +76,8 @@ def _quantised(model: ModelProto, images: CalibrationImages, others: Sequence[st
                 model_type=nncf.ModelType.TRANSFORMER,
                 ignored_scope=nncf.IgnoredScope(names=list(others), validate=False),
                 advanced_parameters=advanced.AdvancedQuantizationParameters(
-                    smooth_quant_alphas=off
+                    overflow_fix=fixes.ENABLE if seven else fixes.FIRST_LAYER,
+                    smooth_quant_alphas=off,
                 ),
             )
             return found

@@ -1,9 +1,10 @@
 """The options of `convert`."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
+from ..cores import int8_saturates
 from ..errors import BadInput
 from ..files import check_utf8
 from ..names import onnx_file
@@ -48,6 +49,13 @@ class ConvertOptions(Options):
     method: RangeMethod = option(
         RangeMethod.ENTROPY, help="With int8: how the ranges of activations are chosen."
     )
+    weight_bits: int | None = option(
+        None,
+        help="With int8 on CPUs: 7 gives the same answers on every CPU, 8 only on ARM and on x86 "
+        "with VNNI, but rounds less. By default 8 where this CPU is such a one.",
+        minimum=7,
+        maximum=8,
+    )
     search: SearchUnit | None = option(
         None, help="Look for what must stay in FP32 so that the limits hold."
     )
@@ -63,11 +71,13 @@ class ConvertOptions(Options):
             raise BadInput("fp32 is what export writes; --precision takes fp16 or int8")
         onnx_file(self.precision, self.target)  # refuses bf16
         if self.precision is Precision.FP16:
-            self.refuse("is for --precision int8", "target", "method")
+            self.refuse("is for --precision int8", "target", "method", "weight_bits")
         else:
             self.refuse("is for --precision fp16", "data_max")
         if self.target is Int8Target.OPENVINO:
             self.refuse("is not for --target openvino, where NNCF chooses the ranges", "method")
+        if self.target is Int8Target.TENSORRT:
+            self.refuse("is for CPUs, not for --target tensorrt", "weight_bits")
         if self.max_side < _SIZE_MULTIPLE or self.max_side % _SIZE_MULTIPLE:
             raise BadInput(
                 f"--max-side {self.max_side} is not a positive multiple of {_SIZE_MULTIPLE}"
@@ -91,6 +101,12 @@ class ConvertOptions(Options):
         if self.precision is not Precision.INT8:
             return None
         return "nncf" if self.target is Int8Target.OPENVINO else str(self.method)
+
+    def resolved(self) -> "ConvertOptions":
+        """These options with the bits of a weight that this CPU calls for."""
+        if self.precision is not Precision.INT8 or self.target is Int8Target.TENSORRT:
+            return self
+        return replace(self, weight_bits=self.weight_bits or (7 if int8_saturates() else 8))
 
     def most_images(self, dense: bool) -> int:
         """The most calibration images that are used, by default fewer of a dense model's."""

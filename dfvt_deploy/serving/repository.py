@@ -5,7 +5,7 @@ import math
 import os
 import shutil
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Any, get_args
 
 from .. import tasks
 from ..artifact import Artifact, open_artifact, read_manifest
-from ..cores import processor, usable_cores
+from ..cores import int8_saturates, processor, usable_cores
 from ..engines.engine import Engine
 from ..errors import BadInput, MissingDependency, StageFailed
 from ..files import sha256_of, staging_directory, sync, sync_tree, write_text
@@ -86,6 +86,7 @@ def populate(
     _check_top_k(artifact.manifest, options.top_k)
     max_batch_size = options.max_batch_size or task.max_batch_size
     files = backend_of(backend).files(artifact, options, max_batch_size, engines)
+    _warn_of_saturation(artifact, files.sources)
     if options.require_validated:
         for source in files.sources:
             form = source, options.chosen_precision, options.fast_decode
@@ -109,6 +110,17 @@ def populate(
     return PopulatedModel(
         name, version, repository, version == layout.live_version(repository, name)
     )
+
+
+def _warn_of_saturation(artifact: Artifact, sources: Iterable[str]) -> None:
+    for source in sources:
+        record = artifact.manifest.conversions.get(source)
+        if record and record.weight_bits == 8 and int8_saturates():
+            warn(
+                f"{source} has 8-bit weights; their products saturate on CPUs without VNNI, as on "
+                "this one, so that answers differ from those of other CPUs; convert again with "
+                "--weight-bits 7, or validate on the CPU that will serve"
+            )
 
 
 def _go_live_unless_validated(repository: Path, name: str, version: int) -> None:

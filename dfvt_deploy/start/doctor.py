@@ -9,6 +9,7 @@ from pathlib import Path
 
 from packaging.version import Version
 
+from ..cores import INT8_SETS, processor_field
 from ..engines.machine import bindings
 from ..errors import DfvtError
 from ..gpu.devices import find_gpu
@@ -63,6 +64,7 @@ def doctor() -> list[Finding]:
         Finding("Python", sys.version.split()[0], "all", ""),
         *(_package(*package) for package in _PACKAGES),
         _onnxruntime(),
+        *_instructions(),
         *map(_tensorrt, Flavor),
         _tritonserver(),
         _libpython(),
@@ -105,6 +107,20 @@ def _onnxruntime() -> Finding:
     fix = (none, "", both)[len(found)]
     commands = "export, serve (embedded), quickstart"
     return Finding("onnxruntime", " and ".join(found), commands, fix)
+
+
+def _instructions() -> list[Finding]:
+    """The instruction sets that pay for a precision; none where the processor names no sets."""
+    flags = set(processor_field("flags").split())
+    rows = (
+        ("VNNI", INT8_SETS, "INT8 on CPUs", "no faster here; convert makes weights of 7 bits"),
+        ("bfloat16", {"avx512_bf16", "amx_bf16"}, "populate --precision bf16", "use fp32 here"),
+    )
+    return [
+        Finding(name, ", ".join(sorted(sets & flags)), commands, fix, optional=True)
+        for name, sets, commands, fix in rows
+        if flags
+    ]
 
 
 def _tritonserver() -> Finding:
