@@ -30,8 +30,6 @@ class DfvtError(Exception):
 
 
 class BadInput(DfvtError):
-    """Wrong usage, or a file that cannot be used."""
-
     exit_code = 2
 
 
@@ -44,8 +42,6 @@ class ArtifactError(BadInput):
 
 
 class StageFailed(DfvtError):
-    """A step ran with a bad result, or something that it needs is missing."""
-
     exit_code = 3
 
 
@@ -54,6 +50,14 @@ class MissingDependency(StageFailed):
 
     def __init__(self, package: str, extra: str) -> None:
         super().__init__(f"{package} is not installed; run: pip install 'dfvt-deploy[{extra}]'")
+
+
+class GateFailed(DfvtError):
+    exit_code = 4
+
+
+class ServerFailed(DfvtError):
+    exit_code = 5
 
 
 #: Modules that may be missing, and the extra of this package that brings each.
@@ -74,15 +78,3 @@ def optional(module: str) -> Any:
     except ImportError:
         package = module.partition(".")[0]
         raise MissingDependency(package, EXTRAS[package]) from None
-
-
-class GateFailed(DfvtError):
-    """Too much accuracy was lost, or the loss could not be decided."""
-
-    exit_code = 4
-
-
-class ServerFailed(DfvtError):
-    """The server did not start, died or cannot be reached."""
-
-    exit_code = 5

@@ -1,7 +1,7 @@
 """Files and folders that are replaced whole or not at all, locks, hashes, and the cache folder.
 
-A new file or folder is written beside its final place under a hidden name that ends in `.part`,
-written to the disk, and renamed. Its process holds a lock on it, so that another process can tell
+A new file or folder is written in a hidden folder beside its final place, `.NAME.XXX.part`, written
+to the disk, and renamed. Its process holds a lock on that folder, so that another process can tell
 what a killed one left behind.
 """
 
@@ -75,20 +75,14 @@ def check_utf8(path: Path, option: str) -> None:
 
 @contextmanager
 def staged(path: Path) -> Iterator[Path]:
-    """A hidden file beside `path` to write to; it takes the place of `path` when the block ends
-    without an exception, else it is removed and `path` stays as it was."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _remove_abandoned(path)
-    handle, temporary = _locked_part(path, directory=False)
-    try:
+    """A file in a hidden folder beside `path` to write to; it takes the place of `path` when the
+    block ends without an exception, else it is removed and `path` stays as it was."""
+    with staging_directory(path) as folder:
+        temporary = folder / path.name
         yield temporary
-        temporary.chmod(0o666 & ~_umask())
         sync(temporary)
         temporary.replace(path)
         sync(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
-        os.close(handle)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -103,9 +97,8 @@ def staging_directory(target: Path) -> Iterator[Path]:
     removed at the end of the block with what is left in it."""
     target.parent.mkdir(parents=True, exist_ok=True)
     _remove_abandoned(target)
-    handle, folder = _locked_part(target, directory=True)
+    handle, folder = _locked_folder(target)
     try:
-        folder.chmod(0o777 & ~_umask())
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -154,39 +147,32 @@ def locked(directory: Path, *, shared: bool = False, wait: bool = True) -> Itera
         os.close(handle)
 
 
-def _locked_part(target: Path, *, directory: bool) -> tuple[int, Path]:
-    """A new hidden file or folder beside `target`, and the handle that holds its lock."""
-    prefix = f".{target.name}."
-    while True:  # Another process may remove the new entry before it is locked.
-        if directory:
-            name = tempfile.mkdtemp(_PART, prefix, target.parent)
-            try:
-                handle = os.open(name, os.O_RDONLY)
-            except FileNotFoundError:
-                continue
-        else:
-            handle, name = tempfile.mkstemp(_PART, prefix, target.parent)
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        if os.path.lexists(name):
-            return handle, Path(name)
-        os.close(handle)
+def _locked_folder(target: Path) -> tuple[int, Path]:
+    """A new hidden folder beside `target`, and the handle that holds its lock."""
+    umask = os.umask(0)
+    os.umask(umask)
+    while True:  # Another process may remove the new folder before it is locked.
+        folder = Path(tempfile.mkdtemp(_PART, f".{target.name}.", target.parent))
+        with suppress(FileNotFoundError):
+            handle = os.open(folder, os.O_RDONLY)
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            if folder.exists():
+                folder.chmod(0o777 & ~umask)
+                return handle, folder
+            os.close(handle)
 
 
 def _remove_abandoned(target: Path) -> None:
-    """Remove hidden files and folders for `target` whose process is no more."""
-    with os.scandir(target.parent) as entries:
-        found = list(entries)
-    for entry in found:
-        if not (entry.name.startswith(f".{target.name}.") and entry.name.endswith(_PART)):
+    """Remove hidden folders for `target` whose process is no more."""
+    prefix = f".{target.name}."
+    for entry in list(target.parent.iterdir()):
+        if not (entry.name.startswith(prefix) and entry.name.endswith(_PART)):
             continue
         with suppress(OSError):  # Another process was faster, or it belongs to another user.
-            handle = os.open(entry.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+            handle = os.open(entry, os.O_RDONLY | os.O_NOFOLLOW | os.O_DIRECTORY)
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if entry.is_dir(follow_symlinks=False):
-                    shutil.rmtree(entry.path, ignore_errors=True)
-                else:
-                    Path(entry.path).unlink()
+                shutil.rmtree(entry, ignore_errors=True)
             finally:
                 os.close(handle)
 
@@ -226,9 +212,3 @@ def sync_tree(directory: Path) -> None:
     """Wait until everything in a folder is on the disk."""
     for path in (*directory.rglob("*"), directory):
         sync(path)
-
-
-def _umask() -> int:
-    umask = os.umask(0)
-    os.umask(umask)
-    return umask

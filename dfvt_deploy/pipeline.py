@@ -18,7 +18,6 @@ from PIL import Image
 
 from .manifest import Manifest
 from .runners import Tensors
-from .task_entries import entry
 from .tasks.images import decode_image, normalise
 from .types import InputKind
 
@@ -37,7 +36,7 @@ class Pipeline:
         """Decode an image file and preprocess it, see `prepare`; ImageError where it cannot be."""
         canvas = self.manifest.preprocessing.canvas
         options = {"canvas": canvas} if canvas else {}
-        size = partial(entry("tasks", self.manifest.task, "resized_size"), **options)
+        size = partial(self.manifest.task.entry("tasks", "resized_size"), **options)
         return self.prepare(decode_image(encoded, resized_size=size if self.fast_decode else None))
 
     def prepare(
@@ -51,7 +50,7 @@ class Pipeline:
         where the image has a size that the model cannot take."""
         canvas = canvas or self.manifest.preprocessing.canvas
         options = {"canvas": canvas} if canvas else {}
-        preprocess_batch = entry("tasks", self.manifest.task, "preprocess_batch")
+        preprocess_batch = self.manifest.task.entry("tasks", "preprocess_batch")
         inputs: dict[str, NDArray[Any]] = preprocess_batch([image], **options)
         if self.manifest.input_kind is InputKind.FLOAT32:
             inputs["images"] = normalise(inputs["images"])
@@ -65,7 +64,7 @@ class Pipeline:
         """The answers of the served model, made from the network's outputs for prepared tensors;
         names, shapes and types are those of the Triton ensemble's outputs."""
         sizes = {name: value for name, value in inputs.items() if name != "images"}
-        postprocess_batch = entry("tasks", self.manifest.task, "postprocess_batch")
+        postprocess_batch = self.manifest.task.entry("tasks", "postprocess_batch")
         given = {**outputs, **sizes}
         return postprocess_batch(given, self.manifest.labels, **self.answer_options)
 

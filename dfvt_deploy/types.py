@@ -1,6 +1,8 @@
 """The few types everything else speaks in: tasks, variants, precisions, flavors of engines."""
 
 from enum import Enum
+from importlib import import_module
+from typing import Any
 
 #: Most classes of a model: as many as a 16-bit class map can tell apart.
 MAX_CLASSES = 65_536
@@ -14,11 +16,16 @@ class StringEnum(str, Enum):
 
 
 class Task(StringEnum):
-    """What a model answers."""
+    """What a model answers. A task is one file of its name in each layer."""
 
     CLASSIFICATION = "classification"
     DETECTION = "detection"
     SEGMENTATION = "segmentation"
+
+    def entry(self, layer: str, name: str) -> Any:
+        """The object called `name`, the same for each task, in the file of this task in a layer: a
+        package of dfvt_deploy, such as `compare` or `serving.tasks`."""
+        return getattr(import_module(f"{__package__}.{layer}.{self}"), name)
 
 
 class Variant(StringEnum):

@@ -19,13 +19,12 @@ from dfvt_deploy.pipeline import Pipeline
 from dfvt_deploy.progress import steps_bar
 from dfvt_deploy.runners.pytorch import PytorchRunner
 from dfvt_deploy.start.digits import INK, PAPER
-from dfvt_deploy.task_entries import entry
 from dfvt_deploy.tasks.images import normalise
 from dfvt_deploy.types import Task
 
 from .fixtures import encoded, json_document, photograph
 
-CLASSIFICATION = entry("explaining", Task.CLASSIFICATION, "EXPLANATION")
+CLASSIFICATION = Task.CLASSIFICATION.entry("explaining", "EXPLANATION")
 
 
 def published_map(activations, gradients):
@@ -64,7 +63,7 @@ def test_detections_and_classes_of_a_map_are_explained(fixture, request):
     fixed = manifest.preprocessing.model_copy(update={"canvas": (64, 96)})  # small, to be fast
     pipeline = Pipeline(manifest.model_copy(update={"preprocessing": fixed}))
     model, image = model_from_manifest(manifest), photograph(90, 60)
-    task = entry("explaining", manifest.task, "EXPLANATION")
+    task = manifest.task.entry("explaining", "EXPLANATION")
     inputs = pipeline.prepare(image)
     with PytorchRunner(pipeline.manifest, model) as runner:
         answers = pipeline.postprocess(inputs, runner.infer(pipeline.feed(inputs)))

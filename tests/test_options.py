@@ -77,7 +77,7 @@ def test_values_that_do_not_fit_are_refused(values, message):
 def test_the_command_line_gives_the_same_options_again(values):
     app = typer.Typer()
     parsed: list[SampleOptions] = []
-    add_command(SampleOptions, to=app)(lambda options, _json: parsed.append(options))
+    add_command(SampleOptions, to=app)(lambda options: parsed.append(options))
     options = SampleOptions(precision="fp16", **values)
     words = shlex.split(options.command_line())
     assert words[:2] == ["dfvt-deploy", "sample"]

@@ -337,7 +337,7 @@ def test_the_recorded_command_gives_the_same_options_again(tmp_path, monkeypatch
     )
     parsed: list[ValidateOptions] = []
     app = typer.Typer()
-    add_command(ValidateOptions, to=app)(lambda found, _json: parsed.append(found))
+    add_command(ValidateOptions, to=app)(lambda found: parsed.append(found))
     result = CliRunner().invoke(app, shlex.split(options.command_line())[2:])
     assert result.exit_code == 0, result.output
     assert parsed == [options]

@@ -7,7 +7,7 @@ from .parameters import add_command
 
 
 @add_command(BatchOptions)
-def batch(options: BatchOptions, as_json: bool) -> None:
+def batch(options: BatchOptions) -> None:
     """Answer many images and write Parquet tables.
 
     Each image ends in one row of results/ or of failures/. A run that was stopped or killed goes on
@@ -18,15 +18,13 @@ def batch(options: BatchOptions, as_json: bool) -> None:
     from ..batches.run import batch as answer_images
 
     run = answer_images(options)
-    if as_json:
-        document = run.record.model_dump(mode="json")
-        return print_json({**document, "images_per_second": round(run.images_per_second, 2)})
-    record = run.record
+    record, rate = run.record, run.images_per_second
+    print_json({**record.model_dump(mode="json"), "images_per_second": round(rate, 2)})
     table = run.output / ("failures" if record.failed else "results")
     name = json.dumps(str(table), ensure_ascii=False)
     show = f"import pyarrow.parquet as pq; print(pq.read_table({name}))"
     print_result(
         f"{run.output}: {record.answered:,} of {record.images:,} images answered, "
-        f"{record.failed:,} failed, {run.images_per_second:.1f} images/s",
+        f"{record.failed:,} failed, {rate:.1f} images/s",
         shlex.join(["python", "-c", show]),
     )

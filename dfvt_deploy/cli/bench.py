@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 @add_command(BenchOptions)
-def bench(options: BenchOptions, as_json: bool) -> None:
+def bench(options: BenchOptions) -> None:
     """Measure how fast each form of a model is here, beside what it costs in accuracy.
 
     Times every runtime and precision that exists, in shuffled order; with --serve or --url a live
@@ -25,13 +25,11 @@ def bench(options: BenchOptions, as_json: bool) -> None:
     found = measure(options)
     if options.html:
         write_report(found, options, options.html)
-    if as_json:
-        print_json(json.loads(found.model_dump_json()))
-    else:
-        _print_rows(found)
-        for line in found.left_out:
-            print_line(f"left out: {line}")
-        print_result(*conclusion(found, options))
+    print_json(json.loads(found.model_dump_json()))
+    _print_rows(found)
+    for line in found.left_out:
+        print_line(f"left out: {line}")
+    print_result(*conclusion(found, options))
     if found.interrupted:
         raise KeyboardInterrupt
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 @add_command(BuildOptions)
-def build_trt(options: BuildOptions, json_: bool) -> None:
+def build_trt(options: BuildOptions) -> None:
     """Build TensorRT engines of exported models, each with a record of what it holds.
 
     A model that was not converted to the precision is converted first. The command fails when
@@ -28,20 +28,17 @@ def build_trt(options: BuildOptions, json_: bool) -> None:
     failed = [built.error for built in done if built.error is not None]
     if len(done) == 1 and failed:
         raise failed[0]
-    if json_:
-        print_json([built.as_json() for built in done])
-    else:
-        _print_built(done)
-        if done and not failed:
-            names = sorted({built.model for built in done})
-            serving = PopulateOptions(
-                models=tuple(names),
-                exports=options.exports,
-                backend=BackendName.TENSORRT,
-                precision=done[0].precision,
-                flavor=options.flavor,
-            )
-            print_result(f"{len(done)} engines were built", serving.command_line())
+    print_json([built.as_json() for built in done])
+    _print_built(done)
+    if done and not failed:
+        serving = PopulateOptions(
+            models=tuple(sorted({built.model for built in done})),
+            exports=options.exports,
+            backend=BackendName.TENSORRT,
+            precision=done[0].precision,
+            flavor=options.flavor,
+        )
+        print_result(f"{len(done)} engines were built", serving.command_line())
     if failed:
         lines = (line for error in failed for line in error.args)
         raise StageFailed(f"{len(failed)} of {len(done)} failed:", *lines)

@@ -13,7 +13,7 @@ app.add_typer(container, name="container", hidden=True)
 
 
 @add_command(serving.StartOptions, to=container)
-def start(options: serving.StartOptions, as_json: bool) -> None:
+def start(options: serving.StartOptions) -> None:
     """Serve the mounted repository, or one made of the exports for the GPU found here."""
     from ..serving.container import repository_to_serve
     from ..serving.process import stopped_by_sigterm
@@ -26,32 +26,31 @@ def start(options: serving.StartOptions, as_json: bool) -> None:
         chosen = {name: getattr(options, name) for name in same}
         served = ServeOptions(repository=repository_to_serve(options), **chosen)
         with TritonServer(served, show_log=True) as server:
-            print_urls(server.urls(), as_json)
+            print_urls(server.urls())
             server.wait()
 
 
 @add_command(serving.PrepareOptions, to=container)
-def prepare(options: serving.PrepareOptions, as_json: bool) -> None:
+def prepare(options: serving.PrepareOptions) -> None:
     """Add a version of the exports to the mounted repository, to be served read-only later."""
     from ..serving.container import prepare as prepare_repository
     from .populate import print_populated
 
-    print_populated(prepare_repository(options, options.repository), options.repository, as_json)
+    print_populated(prepare_repository(options, options.repository), options.repository)
 
 
 @add_command(serving.HealthOptions, to=container)
-def health(options: serving.HealthOptions, as_json: bool) -> None:
+def health(options: serving.HealthOptions) -> None:
     """End with 0 when every model answers a request, else with 5."""
     from ..serving.container import check_health, served_repository
 
-    models = check_health(options.url, served_repository(options))
-    if as_json:
-        print_json({"models": models})
+    print_json({"models": check_health(options.url, served_repository(options))})
 
 
 @add_command(serving.RequirementOptions, to=container)
-def tensorrt_requirement(_options: serving.RequirementOptions, as_json: bool) -> None:
+def tensorrt_requirement(_options: serving.RequirementOptions) -> None:
     """Print the pip requirement of the bindings for the image's TensorRT."""
     from ..serving.container import tensorrt_requirement as requirement
 
-    (print_json if as_json else print_result)(requirement())
+    print_json(requirement())
+    print_result(requirement())

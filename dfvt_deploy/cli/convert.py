@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 @add_command(ConvertOptions)
-def convert(options: ConvertOptions, as_json: bool) -> None:
+def convert(options: ConvertOptions) -> None:
     """Convert exported models to FP16 or INT8.
 
     Each new file is compared with FP32 before it is written. The command goes on past a model that
@@ -24,14 +24,12 @@ def convert(options: ConvertOptions, as_json: bool) -> None:
 
     def convert_one(folder: Path) -> "Converted":
         converted = convert_with(folder, options)
-        if not as_json:
-            _print_conversion(converted)
+        _print_conversion(converted)
         return converted
 
     folders = {path.name: path for path in exported_models(options.exports, options.models)}
     with for_each(folders, convert_one) as done:
-        if as_json:
-            print_json([converted.as_json() for converted in done])
+        print_json([converted.as_json() for converted in done])
 
 
 def _print_conversion(converted: "Converted") -> None:

@@ -6,7 +6,7 @@ from .parameters import add_command
 
 
 @add_command(DemoOptions)
-def demo(options: DemoOptions, as_json: bool) -> None:
+def demo(options: DemoOptions) -> None:
     """Serve a web page that tries the models of a running Triton server, until interrupted.
 
     Example: `dfvt-deploy demo --url 127.0.0.1:8000`
@@ -15,10 +15,8 @@ def demo(options: DemoOptions, as_json: bool) -> None:
     from ..serving.process import stopped_by_sigterm
 
     with stopped_by_sigterm(), serve_page(options) as address:
-        if as_json:
-            print_json({"page": address, "server": options.url})
-        else:
-            text = f"{address} tries the models of {options.url}; Ctrl-C ends it"
-            print_result(text, browser(address))
+        print_json({"page": address, "server": options.url})
+        text = f"{address} tries the models of {options.url}; Ctrl-C ends it"
+        print_result(text, browser(address))
         while True:
             signal.pause()

@@ -4,7 +4,7 @@ from .parameters import add_command
 
 
 @add_command(DoctorOptions)
-def doctor(_options: DoctorOptions, as_json: bool) -> None:
+def doctor(_options: DoctorOptions) -> None:
     """Show what this machine lacks for each command.
 
     Says how to get what is missing. Ends with 3 if something that is not optional is missing.
@@ -15,19 +15,16 @@ def doctor(_options: DoctorOptions, as_json: bool) -> None:
     from ..start.doctor import doctor as examine
 
     findings = examine()
-    if as_json:
-        print_json([vars(finding) for finding in findings])
-    else:
-        rows = []
-        for each in findings:
-            mark = "ok" if each.found else "-" if each.optional else "!!"
-            rows.append([mark, each.name, each.found or "missing", each.commands])
-        print_table("This machine", ["", "what", "found", "for"], rows)
-        for finding in findings:
-            if finding.fix:
-                print_line(f"{finding.name}: {finding.fix}")
+    print_json([vars(finding) for finding in findings])
+    rows = []
+    for each in findings:
+        mark = "ok" if each.found else "-" if each.optional else "!!"
+        rows.append([mark, each.name, each.found or "missing", each.commands])
+    print_table("This machine", ["", "what", "found", "for"], rows)
+    for each in findings:
+        if each.fix:
+            print_line(f"{each.name}: {each.fix}")
     if missing := [f.name for f in findings if not f.found and not f.optional]:
         raise StageFailed(f"this machine lacks {', '.join(missing)}")
-    if not as_json:
-        lacking = ", ".join(f.name for f in findings if not f.found) or "nothing"
-        print_result(f"this machine lacks, all optional: {lacking}", "dfvt-deploy quickstart")
+    lacking = ", ".join(f.name for f in findings if not f.found) or "nothing"
+    print_result(f"this machine lacks, all optional: {lacking}", "dfvt-deploy quickstart")

@@ -6,7 +6,7 @@ from .parameters import add_command
 
 
 @add_command(ExplainOptions)
-def explain(options: ExplainOptions, as_json: bool) -> None:
+def explain(options: ExplainOptions) -> None:
     """Draw what an answer rests on, with figures of how far to believe each map.
 
     Example: `dfvt-deploy explain cat.jpg --model dfvt_s_classification --top 2`
@@ -14,8 +14,7 @@ def explain(options: ExplainOptions, as_json: bool) -> None:
     from ..explaining.explain import explain as explain_images
 
     found = explain_images(options)
-    if as_json:
-        return print_json([each.as_json() for each in found])
+    print_json([each.as_json() for each in found])
     columns = ["image\ntarget", "map", "deletion", "insertion", "figure", "random weights"]
     rows: list[list[Cell]] = [
         [

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 @add_command(ExportOptions)
-def export(options: ExportOptions, as_json: bool) -> None:
+def export(options: ExportOptions) -> None:
     """Export a PyTorch model to a checked ONNX file.
 
     Writes `exports/NAME/model.onnx` and `manifest.json` after a comparison with PyTorch. A failure
@@ -22,15 +22,13 @@ def export(options: ExportOptions, as_json: bool) -> None:
 
     def export_one(model: ExportOptions) -> "Artifact":
         artifact = export_model(model)
-        if not as_json:
-            print_export(artifact, artifact.command("populate"))
+        print_export(artifact, artifact.command("populate"))
         return artifact
 
     models = {model.model_name: model for model in options.models()}
     with for_each(models, export_one) as done:
-        if as_json:
-            documents = [artifact.manifest.model_dump(mode="json") for artifact in done]
-            print_json(documents if len(models) > 1 else documents[0])
+        documents = [artifact.manifest.model_dump(mode="json") for artifact in done]
+        print_json(documents if len(models) > 1 else documents[0])
 
 
 def print_export(artifact: "Artifact", next_command: str | None = None) -> None:

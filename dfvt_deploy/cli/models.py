@@ -19,7 +19,7 @@ class ModelsOptions(Options):
 
 
 @add_command(ModelsOptions)
-def models(_options: ModelsOptions, as_json: bool) -> None:
+def models(_options: ModelsOptions) -> None:
     """Show the sizes of the nine models.
 
     Parameters and multiply-accumulates are counted here and stand beside the published figures.
@@ -32,11 +32,9 @@ def models(_options: ModelsOptions, as_json: bool) -> None:
 
     with spinner("counting parameters and multiply-accumulates"):
         rows = model_table()
-    if as_json:
-        print_json([vars(row) for row in rows])
-    else:
-        _print_models(rows)
-        print_result(f"{len(rows)} models", "dfvt-deploy export --variant s")
+    print_json([vars(row) for row in rows])
+    _print_models(rows)
+    print_result(f"{len(rows)} models", "dfvt-deploy export --variant s")
 
 
 def _print_models(rows: "Sequence[ModelRow]") -> None:

@@ -18,6 +18,9 @@ Cell: TypeAlias = str | tuple[str, ...]
 #: Width of a table that is not printed on a terminal.
 PIPED_WIDTH = 200
 
+#: Whether `--json` was given: of a command's answer its document is printed, else its text.
+json_wanted = False
+
 
 def prepare_streams() -> None:
     """Make stdout and stderr take every text, whatever their encoding, even if they are closed. The
@@ -33,18 +36,22 @@ def prepare_streams() -> None:
 
 
 def print_json(document: Any) -> None:
-    """Print one JSON document in ASCII, at once."""
-    print(json.dumps(document, indent=2), flush=True)
+    """Print the answer as one JSON document in ASCII, at once, if `--json` was given."""
+    if json_wanted:
+        print(json.dumps(document, indent=2), flush=True)
 
 
 def print_line(text: str) -> None:
-    """Print one line on stdout, with control characters escaped, but not with `--quiet`."""
-    if not quiet.wanted:
+    """Print one line with its control characters escaped, but not with `--json` or `--quiet`."""
+    if not (json_wanted or quiet.wanted):
         print(printable(text))
 
 
 def print_result(text: str, next_command: str | None = None) -> None:
-    """Print at once the line that an answer comes to, and the command to go on with, quoted."""
+    """Print at once the line that an answer comes to, and the command to go on with, quoted, but
+    not with `--json`."""
+    if json_wanted:
+        return
     print(printable(text), flush=True)
     if next_command:
         print(printable(f"next: {next_command}"), flush=True)
@@ -63,10 +70,10 @@ def print_error(*lines: str) -> None:
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None:
-    """Print a table below its title, but not with `--quiet`; control characters in it are shown as
-    backslash escapes. Words stay whole: a table that is too wide is printed without borders, and
-    one that is still too wide with a line for each cell."""
-    if quiet.wanted:
+    """Print a table below its title, but not with `--json` or `--quiet`; control characters in it
+    are shown as backslash escapes. Words stay whole: a table that is too wide is printed without
+    borders, and one that is still too wide with a line for each cell."""
+    if json_wanted or quiet.wanted:
         return
     from rich.console import Console
 

@@ -11,11 +11,12 @@ import typer
 
 from .. import quiet
 from ..options import Options, Size, alternatives, info_of, words_of
+from . import output
 from .app import app
 from .exit_codes import command
 
 Chosen = TypeVar("Chosen", bound=Options)
-Body = Callable[[Chosen, bool], None]
+Body = Callable[[Chosen], None]
 
 #: What the help shows for the value of an option.
 _METAVARS = {Path: "PATH", int: "N", float: "NUMBER", str: "TEXT"}
@@ -24,7 +25,7 @@ _METAVARS = {Path: "PATH", int: "N", float: "NUMBER", str: "TEXT"}
 def add_command(
     options_type: type[Chosen], *, to: typer.Typer = app
 ) -> Callable[[Body[Chosen]], Body[Chosen]]:
-    """Register a function of the options and of `--json` as the command of those options.
+    """Register a function of the options as the command of those options.
 
     The parameters and their help come from the fields of the dataclass, the help of the command
     from the function's docstring. An error becomes an exit code, see `exit_codes.command`.
@@ -32,14 +33,14 @@ def add_command(
 
     def decorate(body: Body[Chosen]) -> Body[Chosen]:
         def run(json_: bool, quiet_: bool, debug: bool, **values: Any) -> None:
-            quiet.wanted = quiet_
+            output.json_wanted, quiet.wanted = json_, quiet_
             try:
                 with command(debug):
                     options = options_from(options_type, values)
                     options.check_files()
-                    body(options, json_)
+                    body(options)
             finally:  # a program may call the library afterwards
-                quiet.wanted = False
+                output.json_wanted = quiet.wanted = False
 
         parameters = parameters_of(options_type)
         run.__doc__ = help_text(body.__doc__ or "")

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 @add_command(PlanOptions)
-def plan(options: PlanOptions, as_json: bool) -> None:
+def plan(options: PlanOptions) -> None:
     """Tell how many servers a rate of images needs, and what they cost.
 
     Simulates the queues of one server under random arrivals, from measured times of its steps, and
@@ -21,8 +21,7 @@ def plan(options: PlanOptions, as_json: bool) -> None:
     from ..capacity.planning import plan as plan_servers
 
     found = plan_servers(options)
-    if as_json:
-        return print_json(asdict(found))
+    print_json(asdict(found))
     print_table(f"{found.model} on {found.machine}", ["", ""], _rows(found, options))
     chart = "deploy/helm/dfvt-deploy --reuse-values"  # else --set resets all other values
     print_result(

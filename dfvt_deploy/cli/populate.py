@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @add_command(PopulateOptions)
-def populate(options: PopulateOptions, as_json: bool) -> None:
+def populate(options: PopulateOptions) -> None:
     """Add exported models to a Triton model repository, each as a new version.
 
     Example: `dfvt-deploy populate dfvt_s_classification --backend tensorrt --precision fp16`
@@ -36,13 +36,12 @@ def populate(options: PopulateOptions, as_json: bool) -> None:
         return made
 
     with for_each(folders, call) as done:
-        print_populated(done, options.repository, as_json)
+        print_populated(done, options.repository)
 
 
-def print_populated(populated: "Sequence[PopulatedModel]", repository: Path, as_json: bool) -> None:
+def print_populated(populated: "Sequence[PopulatedModel]", repository: Path) -> None:
     """Print the new version of each model, and the command that serves them."""
-    if as_json:
-        return print_json([{**vars(p), "repository": str(p.repository)} for p in populated])
+    print_json([{**vars(p), "repository": str(p.repository)} for p in populated])
     going_on: Options = ServeOptions(repository=repository)
     for model in populated:
         state = "" if model.live else ", not live"

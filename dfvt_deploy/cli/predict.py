@@ -16,7 +16,7 @@ PRINTED_ROWS = 20
 
 
 @add_command(PredictOptions)
-def predict(options: PredictOptions, as_json: bool) -> None:
+def predict(options: PredictOptions) -> None:
     """Ask a running Triton server about images.
 
     An image that cannot be used is named, and the others follow; the exit code is then 2.
@@ -38,14 +38,12 @@ def predict(options: PredictOptions, as_json: bool) -> None:
             if picture:
                 documents[-1]["saved"] = str(picture)
                 going_on = browser(picture)
-            if not as_json:
-                print_prediction(answer, picture)
+            print_prediction(answer, picture)
     finally:  # The answers before a failure are not lost.
-        if as_json:
-            print_json(documents)
+        print_json(documents)
     if options.coco:
         write_coco(documents, map(str, images), options.coco)
-    if documents and not as_json:
+    if documents:
         print_result(f"{len(documents)} of {len(images)} images were answered", going_on)
     if failures:
         if len(images) == 1:

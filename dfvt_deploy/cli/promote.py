@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 @add_command(PromoteOptions)
-def promote(options: PromoteOptions, as_json: bool) -> None:
+def promote(options: PromoteOptions) -> None:
     """Make a version of a model live, with all its steps at once.
 
     It must have a passing verdict of `validate` on each file of its network, and `lint` must find
@@ -19,14 +19,13 @@ def promote(options: PromoteOptions, as_json: bool) -> None:
     """
     from ..promotion.live_versions import promote as make_live
 
-    print_change(options, make_live(options), as_json)
+    print_change(options, make_live(options))
 
 
-def print_change(options: RollbackOptions, change: "Change", as_json: bool) -> None:
+def print_change(options: RollbackOptions, change: "Change") -> None:
     """Print which version is live after a change, and which was before."""
     name = options.model
-    if as_json:
-        return print_json({"model": name, **change.model_dump(mode="json")})
+    print_json({"model": name, **change.model_dump(mode="json")})
     before = f", before it version {change.previous}" if change.previous else ""
     versions = VersionsOptions(model=name, repository=options.repository)
     text = f"{name} version {change.version} is live{before}"

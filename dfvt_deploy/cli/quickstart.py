@@ -16,7 +16,7 @@ _COLUMNS = ("image", "truth", "answer", "score")
 
 
 @add_command(QuickstartOptions)
-def quickstart(options: QuickstartOptions, as_json: bool) -> None:
+def quickstart(options: QuickstartOptions) -> None:
     """Take one model from export to a live server's answers.
 
     The server listens on free loopback ports and is asked over HTTP and over gRPC. Fails unless
@@ -28,10 +28,8 @@ def quickstart(options: QuickstartOptions, as_json: bool) -> None:
     from ..start.quickstart import quickstart as run_steps
 
     result = run_steps(options)
-    if as_json:
-        print_json(_document(result))
-    else:
-        _print_result(result, options)
+    print_json(_document(result))
+    _print_result(result, options)
 
 
 def _document(result: "QuickstartResult") -> dict[str, Any]:

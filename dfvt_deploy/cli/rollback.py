@@ -4,7 +4,7 @@ from .promote import print_change
 
 
 @add_command(RollbackOptions)
-def rollback(options: RollbackOptions, as_json: bool) -> None:
+def rollback(options: RollbackOptions) -> None:
     """Make the version live again that was live before.
 
     Each call goes one version further back. It asks for no verdict, so that it always works.
@@ -13,4 +13,4 @@ def rollback(options: RollbackOptions, as_json: bool) -> None:
     """
     from ..promotion.live_versions import rollback as go_back
 
-    print_change(options, go_back(options), as_json)
+    print_change(options, go_back(options))

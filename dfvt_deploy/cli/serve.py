@@ -11,7 +11,7 @@ from .parameters import add_command
 
 
 @add_command(ServeOptions)
-def serve(options: ServeOptions, as_json: bool) -> None:
+def serve(options: ServeOptions) -> None:
     """Run a Triton server on a model repository until it is interrupted.
 
     It is the tritonserver on PATH, else the one of nvidia-pytriton. When Triton or one of its
@@ -27,20 +27,17 @@ def serve(options: ServeOptions, as_json: bool) -> None:
         from ..serving.docker import docker_command, run
 
         words = docker_command(options.repository, options.host, options.ports, options.monitoring)
-        if as_json:
-            print_json({"command": words})
-        else:
-            print_result(shlex.join(words))
+        print_json({"command": words})
+        print_result(shlex.join(words))
         return run(words)
     with stopped_by_sigterm(), TritonServer(options, log_directory=Path.cwd()) as server:
-        print_urls(server.urls(), as_json)
+        print_urls(server.urls())
         server.wait()
 
 
-def print_urls(urls: Mapping[str, str | list[str]], as_json: bool) -> None:
+def print_urls(urls: Mapping[str, str | list[str]]) -> None:
     """Print where a server answers which models, and the command that shows them on a page."""
-    if as_json:
-        return print_json(urls)
+    print_json(urls)
     print_line(f"metrics at {urls['metrics']}, log in {urls['log']}")
     text = f"serving {', '.join(urls['models'])}: HTTP at {urls['http']}, gRPC at {urls['grpc']}"
     print_result(text, DemoOptions(url=str(urls["http"])).command_line())

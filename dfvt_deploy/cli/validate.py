@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 @add_command(ValidateOptions)
-def validate(options: ValidateOptions, json_: bool) -> None:
+def validate(options: ValidateOptions) -> None:
     """Pass the same images through PyTorch, ONNX, engines and Triton, and judge what each loses.
 
     Ends with 4 unless the model passes: too much accuracy was lost, or it could not be decided.
@@ -22,10 +22,8 @@ def validate(options: ValidateOptions, json_: bool) -> None:
     from ..evaluate.validation import validate as validate_model
 
     found = validate_model(options)
-    if json_:
-        print_json(json.loads(found.model_dump_json()))  # a number that is not finite becomes null
-    else:
-        _print_validation(found, options)
+    print_json(json.loads(found.model_dump_json()))  # a number that is not finite becomes null
+    _print_validation(found, options)
     if not found.passed:
         raise GateFailed(f"{options.model}: {found.outcome}: {found.reason}")
 

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 @add_command(VersionsOptions)
-def versions(options: VersionsOptions, as_json: bool) -> None:
+def versions(options: VersionsOptions) -> None:
     """Show the versions of each model, and which one is live and why.
 
     Example: `dfvt-deploy versions dfvt_s_classification --prune 3`
@@ -19,10 +19,8 @@ def versions(options: VersionsOptions, as_json: bool) -> None:
     from ..promotion.live_versions import versions as find_versions
 
     rows = find_versions(options)
-    if as_json:
-        return print_json(
-            [{**vars(r), "change": r.change and r.change.model_dump(mode="json")} for r in rows]
-        )
+    changes = [row.change and row.change.model_dump(mode="json") for row in rows]
+    print_json([{**vars(r), "change": change} for r, change in zip(rows, changes, strict=True)])
     print_table(
         str(options.repository),
         ["model", "version", "state", "created", "network", "verdict", "MB", "last made live"],

@@ -14,7 +14,6 @@ from typing import Any
 from numpy.typing import NDArray
 
 from ..runners import Runner, Tensors
-from ..task_entries import entry
 from ..types import Precision, Task
 from .agreement import OTHER_LABELS, OTHER_SHAPES, Agreement, Limit, total
 
@@ -94,7 +93,7 @@ class TaskComparison:
 
 def comparison_of(task: Task) -> TaskComparison:
     """How two runs of a model of this task are compared."""
-    return entry("compare", task, "COMPARISON")
+    return task.entry("compare", "COMPARISON")
 
 
 class Comparison:

@@ -22,7 +22,6 @@ from ..names import STEPS
 from ..runners.triton import TritonRunner
 from ..serving.http_api import read_document
 from ..serving.tasks import task_of
-from ..task_entries import entry
 from ..tasks.detection import result_from_answers
 from ..tasks.images import ImageError, decode_image
 from ..tasks.segmentation import decode_class_map
@@ -82,7 +81,7 @@ def heat_map(url: str, side: str, data: bytes, timeout: float) -> dict[str, str]
         answers = ask_server(one, image)
         if (kind := task_of(answers)) is None:
             raise BadInput(f"{side} is no whole model, as dfvt_s_classification is")
-        task: TaskExplanation = entry("explaining", kind, "EXPLANATION")
+        task: TaskExplanation = kind.entry("explaining", "EXPLANATION")
         names = text(answers["labels"])
         ids = answers.get("class_ids", np.arange(len(names))).tolist()
         targets = task.targets(answers, dict(zip(ids, names, strict=True)), (), (), 1)

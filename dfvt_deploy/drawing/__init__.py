@@ -11,7 +11,6 @@ from typing import Any
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..task_entries import entry
 from ..types import Task
 
 #: The least score of a detection that is drawn, unless another is chosen.
@@ -41,7 +40,7 @@ class TaskDrawing:
 
 def drawing_of(task: Task) -> TaskDrawing:
     """The entry of a task."""
-    return entry("drawing", task, "DRAWING")
+    return task.entry("drawing", "DRAWING")
 
 
 def text(values: Iterable[str | bytes]) -> list[str]:

@@ -11,7 +11,6 @@ from ..manifest import Manifest
 from ..options import Size
 from ..progress import spinner
 from ..provenance import now
-from ..task_entries import entry
 from ..tasks.dense import SIZE_MULTIPLE, next_multiple
 from ..types import Int8Target, Precision
 from .builder import plan_from_onnx
@@ -32,7 +31,7 @@ Range = tuple[T, T, T]
 def profile_of(manifest: Manifest, options: BuildOptions) -> dict[str, ShapeProfile]:
     """The shapes of each input of a model, by the input's name. Raises BadInput where a number is
     out of range, or a canvas is given for a model of one size."""
-    batches = _batches(options, entry("tasks", manifest.task, "ENGINE_BATCHES"))
+    batches = _batches(options, manifest.task.entry("tasks", "ENGINE_BATCHES"))
     asked = (options.min_size, options.opt_size, options.max_size)
     defaults = default_sizes(manifest)
     if defaults is None and asked != (None, None, None):
@@ -54,8 +53,8 @@ def default_sizes(manifest: Manifest) -> Range[Size] | None:
     """Canvases of an engine by default, the largest for any image; None for a model of one size."""
     if not any("height" in spec.shape for spec in manifest.inputs):
         return None
-    largest = next_multiple(entry("tasks", manifest.task, "LONG_SIDE"))
-    usual = entry("tasks", manifest.task, "USUAL_SIZE")
+    largest = next_multiple(manifest.task.entry("tasks", "LONG_SIDE"))
+    usual = manifest.task.entry("tasks", "USUAL_SIZE")
     return (SIZE_MULTIPLE, SIZE_MULTIPLE), usual, (largest, largest)
 
 

@@ -25,7 +25,6 @@ from ..runners.pytorch import PytorchRunner
 from ..runners.triton import TritonRunner
 from ..serving.client import image_paths, read_image
 from ..serving.tasks import served_task
-from ..task_entries import entry
 from ..tasks.images import MOST_PIXELS, ImageError, decode_image
 from ..types import Precision
 from .gradcam import grad_cam_maps
@@ -87,7 +86,7 @@ def explain(options: ExplainOptions) -> list[Explanation]:
     for path in paths:
         _decoded(path)
     artifact = open_artifact(options.exports / options.model)
-    task: TaskExplanation = entry("explaining", artifact.manifest.task, "EXPLANATION")
+    task: TaskExplanation = artifact.manifest.task.entry("explaining", "EXPLANATION")
     labels = artifact.manifest.labels
     classes = [_class_id(name, labels) for name in options.classes]
     found: list[Explanation] = []

@@ -19,7 +19,6 @@ from ..onnx_model import MAX_IR_VERSION, strip
 from ..options import Size
 from ..quiet import quiet
 from ..runners import Tensors
-from ..task_entries import entry
 from ..tasks.dense import SIZE_MULTIPLE
 from ..tasks.images import MEAN, STD, normalise
 from ..types import InputKind, Task
@@ -116,7 +115,7 @@ class ExportRecipe:
 
 
 def recipe_of(task: Task) -> ExportRecipe:
-    return entry("exporters", task, "RECIPE")
+    return task.entry("exporters", "RECIPE")
 
 
 def dense_preprocessing(long_side: int, short_side: int, options: ExportOptions) -> Preprocessing:

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..task_entries import entry
 from ..tasks.dense import SIZE_MULTIPLE
 from ..tasks.images import MEAN, STD
 from ..types import InputKind, Nms, Task, Variant
@@ -95,4 +94,4 @@ class TaskModel:
 
 def model_of(task: Task) -> TaskModel:
     """The network of a task."""
-    return entry("models", task, "MODEL")
+    return task.entry("models", "MODEL")

@@ -18,7 +18,6 @@ from ..manifest import Manifest
 from ..pipeline import Pipeline
 from ..runners import Tensors
 from ..runners.onnx_runtime import OnnxRuntimeRunner
-from ..task_entries import entry
 from ..tasks.dense import next_multiple, resized_size
 from ..tasks.images import ImageError, decode_image
 from .graph_tensors import GraphTensors, graph_tensors
@@ -97,7 +96,7 @@ class CalibrationImages:
         if self.pipeline.has_fixed_size:
             return None
         task = self.pipeline.manifest.task
-        limits = entry("tasks", task, "LONG_SIDE"), entry("tasks", task, "SHORT_SIDE")
+        limits = task.entry("tasks", "LONG_SIDE"), task.entry("tasks", "SHORT_SIDE")
         most = (self.max_side, self.max_side)
         height, width = resized_size(image.height, image.width, *limits, most)
         return next_multiple(height), next_multiple(width)

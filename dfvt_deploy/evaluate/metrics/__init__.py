@@ -14,7 +14,6 @@ from typing import Any, ClassVar, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from ...task_entries import entry
 from ...types import Task
 from ..datasets.sample import Sample
 
@@ -85,4 +84,4 @@ def points(part: Any, whole: Any) -> float:
 
 def metric_of(task: Task) -> Metric:
     """The metric that models of a task are judged by."""
-    return entry("evaluate.metrics", task, "METRIC")
+    return task.entry("evaluate.metrics", "METRIC")

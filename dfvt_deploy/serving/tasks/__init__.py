@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from ...manifest import Manifest, TensorSpec
-from ...task_entries import entry
 from ...types import Task
 
 #: Height and width of each image as it was sent, which dense tasks need after the network.
@@ -61,7 +60,7 @@ class ServedTask:
 
 def served_task(task: Task) -> ServedTask:
     """The entry of a task."""
-    found: ServedTask = entry("serving.tasks", task, "SERVED")
+    found: ServedTask = task.entry("serving.tasks", "SERVED")
     return found
 
 
