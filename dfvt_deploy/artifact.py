@@ -1,8 +1,8 @@
 """An exported model on disk: reading its manifest, verifying its files, and changing the record."""
 
 import shlex
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -124,35 +124,35 @@ def open_artifact(
     ArtifactError where the folder has no readable manifest or another model's, or a file is
     missing, a symbolic link, or was changed."""
     directory = Path(directory)
-    with reading(directory):
-        return _opened(directory, None if precision is None else onnx_file(precision, target))
-
-
-def _opened(directory: Path, only: str | None) -> Artifact:
-    path = directory / MANIFEST
-    manifest = read_manifest(path)
-    if manifest.name != (name := directory.absolute().name):
-        raise ArtifactError(
-            f"{path} is the record of {manifest.name}, but its folder is called {name}; give the "
-            f"folder the name {manifest.name} in a folder of its own, or export with --name {name}"
-        )
-    wanted = manifest.files
-    if only is not None:
-        sources = (ONNX_FILES[Precision.FP32], only)
-        wanted = {name: record for name, record in wanted.items() if name in sources}
-    for name, record in wanted.items():
-        file = directory / name
-        refuse_link(file)
-        if not file.is_file():
+    only = None if precision is None else onnx_file(precision, target)
+    parent = directory.resolve().parent
+    with locked(parent, shared=True) if parent.is_dir() else nullcontext():
+        path = directory / MANIFEST
+        manifest = read_manifest(path)
+        if manifest.name != (name := directory.absolute().name):
             raise ArtifactError(
-                f"{file} is missing, {path} lists it; make it again with: {record.command}"
+                f"{path} is the record of {manifest.name}, but its folder is called {name}; give "
+                f"the folder the name {manifest.name} in a folder of its own, or export with "
+                f"--name {name}"
             )
-        if file.stat().st_size != record.size or sha256_of(file) != record.sha256:
-            raise ArtifactError(
-                f"{file} was changed since it was written: its SHA-256 is not the one in "
-                f"{path.name}; make it again with: {record.command}, or restore the file"
-            )
+        for name, record in manifest.files.items():
+            if only is None or name in (only, ONNX_FILES[Precision.FP32]):
+                _verify(directory / name, record)
     return Artifact(directory, manifest)
+
+
+def _verify(file: Path, record: FileRecord) -> None:
+    refuse_link(file)
+    if not file.is_file():
+        raise ArtifactError(
+            f"{file} is missing, {file.parent / MANIFEST} lists it; make it again with: "
+            f"{record.command}"
+        )
+    if file.stat().st_size != record.size or sha256_of(file) != record.sha256:
+        raise ArtifactError(
+            f"{file} was changed since it was written: its SHA-256 is not the one in "
+            f"{MANIFEST}; make it again with: {record.command}, or restore the file"
+        )
 
 
 def refuse_link(path: Path) -> None:
@@ -168,32 +168,16 @@ def read_manifest(path: Path) -> Manifest:
     """Parse and validate a manifest; `open_artifact` also verifies the files beside it. Raises
     ArtifactError where it is missing, damaged, or of another schema version."""
     refuse_link(path)
-    if not path.exists():
-        raise ArtifactError(_missing(path))
-    return Manifest.read(path, "export the model again", "schema_version")
-
-
-def _missing(path: Path) -> str:
-    """The message about a missing manifest, with the models that the folder above does hold."""
-    folder = path.parent
-    names = [found.name for found in _model_folders(folder.parent)]
-    if not names:
-        return (
-            f"{folder.parent} holds no exported model called {folder.name}; make one with: "
-            f"{_export_command(folder.parent, folder.name)}"
-        )
-    shown = ", ".join(names[:20]) + (", …" if len(names) > 20 else "")
-    return (
-        f"{folder.parent} holds no model {folder.name}; it holds {shown}{near(folder.name, names)}"
+    if path.exists():
+        return Manifest.read(path, "export the model again", "schema_version")
+    exports, name = path.parent.parent, path.parent.name
+    if names := [found.name for found in _model_folders(exports)]:
+        shown = ", ".join(names[:20]) + (", …" if len(names) > 20 else "")
+        raise ArtifactError(f"{exports} holds no model {name}; it holds {shown}{near(name, names)}")
+    raise ArtifactError(
+        f"{exports} holds no exported model called {name}; make one with: "
+        f"{_export_command(exports, name)}"
     )
-
-
-@contextmanager
-def reading(directory: Path) -> Iterator[None]:
-    """Keep other processes from changing the folder of an exported model during the block."""
-    parent = directory.resolve().parent
-    with locked(parent, shared=True) if parent.is_dir() else nullcontext():
-        yield
 
 
 def write_artifact(directory: Path, manifest: Manifest, files: Mapping[str, Path]) -> Artifact:
@@ -202,16 +186,14 @@ def write_artifact(directory: Path, manifest: Manifest, files: Mapping[str, Path
     stale."""
 
     def with_derived() -> Manifest:
-        try:
-            earlier = read_manifest(directory / MANIFEST).files
-        except ArtifactError:
-            return manifest
-        derived = {
-            name: record
-            for name, record in earlier.items()
-            if record.source_sha256 is not None and (directory / name).is_file()
-        }
-        return manifest.model_copy(update={"files": {**derived, **manifest.files}})
+        with suppress(ArtifactError):
+            derived = {
+                name: record
+                for name, record in read_manifest(directory / MANIFEST).files.items()
+                if record.source_sha256 is not None and (directory / name).is_file()
+            }
+            return manifest.model_copy(update={"files": {**derived, **manifest.files}})
+        return manifest
 
     directory.parent.mkdir(parents=True, exist_ok=True)
     return Artifact(directory, _replace(directory, with_derived, files))

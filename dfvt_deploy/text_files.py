@@ -2,7 +2,6 @@
 
 import difflib
 import re
-import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -20,11 +19,8 @@ def check_name(name: str) -> str:
     empty or has a control character, a line separator or half a surrogate pair."""
     if not name.strip():
         raise ValueError("a name is empty")
-    for character in name:
-        if unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp"):
-            raise ValueError(
-                f"{name!r} has the character U+{ord(character):04X}, which no name may"
-            )
+    if found := re.search("[\x00-\x1f\x7f-\x9f\ud800-\udfff\u2028\u2029]", name):
+        raise ValueError(f"{name!r} has the character U+{ord(found[0]):04X}, which no name may")
     return name
 
 

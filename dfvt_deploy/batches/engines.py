@@ -7,14 +7,14 @@ import secrets
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, redirect_stdout
 from itertools import islice
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, TypeAlias
 
 from .. import __file__ as package
 from ..cores import usable_cores
@@ -42,43 +42,39 @@ _PRIVATE = {
     "RAY_BACKEND_LOG_LEVEL": "fatal",
 }
 
-
-class Answerer(Protocol):
-    """What answers one shard at a time."""
-
-    def answer(self, shard: Shard) -> ShardTables: ...
-
-    def close(self) -> None:
-        """Stop; a thread that waits in `answer` gets an exception."""
+Answerer: TypeAlias = Callable[[Shard], ShardTables]
 
 
-def in_threads(answerers: Sequence[Answerer], shards: Iterator[Shard]) -> Iterator[ShardTables]:
+def in_threads(
+    answerers: Sequence[Answerer], shards: Iterator[Shard], stop: Callable[[], object]
+) -> Iterator[ShardTables]:
     """Give each answerer its next shard when it is done with one; the first error is raised. No
-    more shards are held than there are answerers."""
+    more shards are held than there are answerers. `stop` makes those raise that are at work."""
     running: dict[Future[ShardTables], Answerer] = {}
+    free, done = list(answerers), set[Future[ShardTables]]()
     with ThreadPoolExecutor(len(answerers)) as pool:
-
-        def give(answerer: Answerer) -> None:
-            if shard := next(shards, None):
-                running[pool.submit(answerer.answer, shard)] = answerer
-
         try:
-            for answerer in answerers:
-                give(answerer)
-            while running:
-                for future in wait(running, return_when=FIRST_COMPLETED).done:
-                    give(running.pop(future))
-                    yield future.result()
+            while free:
+                given = zip(free, shards, strict=False)
+                running |= {pool.submit(answer, shard): answer for answer, shard in given}
+                yield from (future.result() for future in done)
+                done = wait(running, return_when=FIRST_COMPLETED).done
+                free = [running.pop(future) for future in done]
         finally:
-            for answerer in answerers:
-                answerer.close()
+            stop()
 
 
 def answer_locally(options: BatchOptions, shards: Iterator[Shard]) -> Iterator[ShardTables]:
     """Answer shards in worker processes, in the order in which they are done."""
-    workers = options.workers or usable_cores()
-    threads = max(1, usable_cores() // workers)
-    return in_threads([WorkerProcess(options, threads) for _ in range(workers)], shards)
+    count = options.workers or usable_cores()
+    threads = max(1, usable_cores() // count)
+    workers = [WorkerProcess(options, threads) for _ in range(count)]
+
+    def stop() -> None:
+        for worker in workers:
+            worker.close()
+
+    return in_threads([worker.answer for worker in workers], shards, stop)
 
 
 class _Died(Exception):
@@ -102,7 +98,10 @@ class WorkerProcess:
                 return self._ask(shard)
             except _Died as death:
                 (index,) = death.args
-            code = self._ended()
+            process, self._process, self._connection = self._process, None, None
+            if process is not None:
+                process.kill()
+            code = process.wait() if process is not None else 0
             if self.closed:
                 raise StageFailed("the run was stopped")
             deaths[index] += 1
@@ -155,14 +154,6 @@ class WorkerProcess:
         if self.closed:
             raise EOFError
         return ours
-
-    def _ended(self) -> int:
-        """End the process if it still runs, and return its exit code."""
-        process, self._process, self._connection = self._process, None, None
-        if process is None:
-            return 0
-        process.kill()
-        return process.wait()
 
 
 class ShardActor:

@@ -52,12 +52,6 @@ class Shard:
     names: list[str]
     refused: dict[str, str] = field(default_factory=dict)
 
-    @property
-    def tried(self) -> Iterator[tuple[int, str]]:
-        """Index and name of the images that are not refused."""
-        images = enumerate(self.names, self.first)
-        return ((index, name) for index, name in images if str(index) not in self.refused)
-
 
 @dataclass(frozen=True)
 class ShardTables:

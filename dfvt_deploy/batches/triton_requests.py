@@ -6,6 +6,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -55,17 +56,19 @@ def answer_on_triton(options: BatchOptions, shards: Iterator[Shard]) -> Iterator
     ServerFailed where no image was answered for `PATIENCE` seconds."""
     urls, run = _urls(options), _Run(options)
     with ExitStack() as stack:
-        asked = []
+        threads = []
         for i in range(options.in_flight * len(urls)):
             first = i % len(urls)
             order = (*urls[first:], *urls[:first])
             runners = [stack.enter_context(TritonRunner(options.model, url)) for url in order]
-            asked.append(_Requests(run, runners))
-        yield from in_threads(asked, shards)
+            threads.append(partial(run.answer, runners))
+        yield from in_threads(threads, shards, run.stopped.set)
 
 
 class _Run:
-    """What all threads know. `answered`: how many images were; `at`: when the last one was."""
+    """What all threads know. `answered`: how many images were; `at`: when the last one was. A
+    thread sends one image after the other to the first of its runners, and to the next where that
+    fails."""
 
     def __init__(self, options: BatchOptions) -> None:
         self.options, self.task = options, served_model_task(options)
@@ -74,17 +77,9 @@ class _Run:
         self.answered, self.at = 0, time.monotonic()
         self.stopped = threading.Event()
 
-
-class _Requests:
-    """Sends one image after the other to the first server, and to the next where that fails."""
-
-    def __init__(self, run: _Run, runners: list[TritonRunner]) -> None:
-        self.run, self.runners = run, runners
-
-    def answer(self, shard: Shard) -> ShardTables:
-        rows, servers = ShardRows(shard, self.run.task), deque(self.runners)
-        options = self.run.options
-        images = read_images(shard.names, options.column, options.max_bytes)
+    def answer(self, runners: list[TritonRunner], shard: Shard) -> ShardTables:
+        rows, servers = ShardRows(shard, self.task), deque(runners)
+        images = read_images(shard.names, self.options.column, self.options.max_bytes)
         for index, image in enumerate(images, shard.first):
             try:
                 if isinstance(image, BadInput):
@@ -94,34 +89,31 @@ class _Requests:
                 rows.fail(index, error)
         return rows.tables()
 
-    def close(self) -> None:
-        self.run.stopped.set()
-
     def _answers(self, image: bytes, servers: deque[TritonRunner]) -> dict[str, NDArray[Any]]:
         """Ask until a server answers, which is the first of `servers` then. Raises BadInput where
         one refuses the image, or it fails again and again while others are answered."""
-        feed, run = {"image": np.array([[image]], dtype=np.object_)}, self.run
-        failures, pause, seen = 0, _PAUSE, run.answered
-        while not run.stopped.is_set():
-            for _ in self.runners:
+        feed = {"image": np.array([[image]], dtype=np.object_)}
+        failures, pause, seen = 0, _PAUSE, self.answered
+        while not self.stopped.is_set():
+            for _ in range(len(servers)):
                 try:
-                    answers = servers[0].infer(feed, run.outputs)
+                    answers = servers[0].infer(feed, self.outputs)
                 except (ServerFailed, UnknownModel) as error:
                     failure = error
                     servers.rotate(-1)
                 else:
-                    run.answered, run.at = run.answered + 1, time.monotonic()
+                    self.answered, self.at = self.answered + 1, time.monotonic()
                     return answers
             if not isinstance(failure, ServerBusy):
-                failures += run.answered > seen
-                seen = run.answered
+                failures += self.answered > seen
+                seen = self.answered
             if failures >= MOST_FAILURES:
                 raise BadInput(f"{failure} ({failures} times, while other images were answered)")
-            if time.monotonic() - run.at > PATIENCE:
+            if time.monotonic() - self.at > PATIENCE:
                 raise ServerFailed(
                     f"no image was answered for {PATIENCE:g} s: {failure}; start the server "
                     "again, and the same command goes on from here"
                 )
-            run.stopped.wait(pause * random.uniform(0.5, 1))
+            self.stopped.wait(pause * random.uniform(0.5, 1))
             pause = min(2 * pause, _LONGEST_PAUSE)
         raise StageFailed("the run was stopped")

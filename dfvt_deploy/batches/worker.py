@@ -59,7 +59,8 @@ def _serve(connection: Connection) -> None:
     with runner:
         while True:
             shard = Shard(**json.loads(connection.recv_bytes()))
-            rows, tried = ShardRows(shard, task), dict(shard.tried)
+            rows, named = ShardRows(shard, task), enumerate(shard.names, shard.first)
+            tried = {i: name for i, name in named if str(i) not in shard.refused}
             images = read_images([*tried.values()], options.column, limits.max_bytes)
             for index in tried:
                 connection.send_bytes(INDEX + str(index).encode())

@@ -1,4 +1,4 @@
-from pathlib import Path
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from ..precision.options import ConvertOptions
@@ -22,13 +22,8 @@ def convert(options: ConvertOptions) -> None:
     from ..artifact import exported_models
     from ..precision.convert import convert_with
 
-    def convert_one(folder: Path) -> "Converted":
-        converted = convert_with(folder, options)
-        _print_conversion(converted)
-        return converted
-
     folders = {path.name: path for path in exported_models(options.exports, options.models)}
-    with for_each(folders, convert_one) as done:
+    with for_each(folders, lambda path: convert_with(path, options), _print_conversion) as done:
         print_json([converted.as_json() for converted in done])
 
 
@@ -37,18 +32,15 @@ def _print_conversion(converted: "Converted") -> None:
     from ..types import Precision
 
     record, manifest = converted.record, converted.artifact.manifest
-    precisions = sorted({name for row in record.operators.values() for name in row})
-    if "other" in precisions:  # last
-        precisions = [*(p for p in precisions if p != "other"), "other"]
-    rows = [
-        [operator, *(str(row[p]) if p in row else "" for p in precisions)]
-        for operator, row in record.operators.items()
-    ]
-    totals = [sum(row.get(p, 0) for row in record.operators.values()) for p in precisions]
+    totals = sum(map(Counter, record.operators.values()), Counter())
+    precisions = sorted(totals, key=lambda name: (name == "other", name))  # other is last
     print_table(
         f"{manifest.name}: nodes by precision (other: no floating-point values)",
         ["operator", *precisions],
-        [*rows, ["all", *map(str, totals)]],
+        [
+            [operator, *(str(row.get(precision, "")) for precision in precisions)]
+            for operator, row in {**record.operators, "all": totals}.items()
+        ],
     )
     print_table(
         "Why nodes stayed in FP32",

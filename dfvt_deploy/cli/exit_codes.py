@@ -6,7 +6,6 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from types import FrameType
 from typing import NoReturn, TextIO, TypeVar
 
 import typer
@@ -26,47 +25,34 @@ def command(debug: bool) -> Iterator[None]:
     also print the traceback. SIGTERM and SIGHUP end the body as Ctrl-C does, so that nothing is
     left behind."""
     for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _interrupt)
+        signal.signal(number, signal.default_int_handler)
     try:
         yield
         sys.stdout.flush()
-        return
     except KeyboardInterrupt:
         _end(INTERRUPTED, ["interrupted"], debug)
     except typer.Exit:
         raise
     except BrokenPipeError:  # The reader of a pipe has read enough.
         _discard(sys.stdout)
-        return
-    except DfvtError as error:
-        _end(error.exit_code, _lines(error), debug)
-    except ModuleNotFoundError as error:
-        package = (error.name or "").split(".")[0]
-        if package not in EXTRAS:
-            _bug(error, debug)
-        missing = MissingDependency(package, EXTRAS[package])
-        _end(missing.exit_code, _lines(missing), debug)
-    except OSError as error:  # A full disk or a missing permission is not a bug.
-        reason = f"{error.filename or 'system'}: {error.strerror or error}"
-        _end(StageFailed.exit_code, [f"error: {reason}"], debug)
-    except MemoryError:
-        _end(StageFailed.exit_code, ["error: this machine has too little memory"], debug)
     except Exception as error:
-        _bug(error, debug)
+        found = _as_error(error)
+        message, *details = found.args
+        _end(found.exit_code, [f"error: {message}", *details], debug)
 
 
-def _interrupt(_signal: int, _frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
-
-
-def _bug(error: Exception, debug: bool) -> NoReturn:
-    reason = f"a bug of dfvt-deploy: {type(error).__name__}: {error}; please report it"
-    _end(DfvtError.exit_code, [f"error: {reason}"], debug)
-
-
-def _lines(error: DfvtError) -> list[str]:
-    message, *details = error.args
-    return [f"error: {message}", *details]
+def _as_error(error: Exception) -> DfvtError:
+    """The error that the user is told about."""
+    if isinstance(error, DfvtError):
+        return error
+    if isinstance(error, OSError):  # A full disk or a missing permission is not a bug.
+        return StageFailed(f"{error.filename or 'system'}: {error.strerror or error}")
+    if isinstance(error, MemoryError):
+        return StageFailed("this machine has too little memory")
+    package = (getattr(error, "name", None) or "").split(".")[0]
+    if isinstance(error, ModuleNotFoundError) and package in EXTRAS:
+        return MissingDependency(package, EXTRAS[package])
+    return DfvtError(f"a bug of dfvt-deploy: {type(error).__name__}: {error}; please report it")
 
 
 def _end(code: int, lines: Sequence[str], debug: bool) -> NoReturn:
@@ -89,15 +75,20 @@ def _discard(stream: TextIO) -> None:
 
 
 @contextmanager
-def for_each(items: Mapping[str, Item], call: Callable[[Item], Result]) -> Iterator[list[Result]]:
-    """Call a function for each item and give the block the results; failures are raised after it,
-    as a StageFailed with the name of each failed item and its error. That of a single item is
-    raised as it is."""
+def for_each(
+    items: Mapping[str, Item],
+    call: Callable[[Item], Result],
+    show: Callable[[Result], None] = lambda _: None,
+) -> Iterator[list[Result]]:
+    """Call a function for each item, show each result, and give the block all of them; failures are
+    raised after it, as a StageFailed with the name of each failed item and its error. That of a
+    single item is raised as it is."""
     done: list[Result] = []
     failed: list[str] = []
     for name, item in items.items():
         try:
             done.append(call(item))
+            show(done[-1])
         except DfvtError as error:
             if len(items) == 1:
                 raise

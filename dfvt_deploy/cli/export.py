@@ -20,13 +20,12 @@ def export(options: ExportOptions) -> None:
     """
     from ..exporters.export import export as export_model
 
-    def export_one(model: ExportOptions) -> "Artifact":
-        artifact = export_model(model)
-        print_export(artifact, artifact.command("populate"))
-        return artifact
-
     models = {model.model_name: model for model in options.models()}
-    with for_each(models, export_one) as done:
+
+    def show(artifact: "Artifact") -> None:
+        print_export(artifact, artifact.command("populate"))
+
+    with for_each(models, export_model, show) as done:
         documents = [artifact.manifest.model_dump(mode="json") for artifact in done]
         print_json(documents if len(models) > 1 else documents[0])
 

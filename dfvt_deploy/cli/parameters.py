@@ -87,42 +87,33 @@ def parameters_of(options_type: type[Options]) -> list[inspect.Parameter]:
 
 
 def _parameter(field: dataclasses.Field[Any], hint: Any) -> inspect.Parameter:
-    info = info_of(field)
+    info, default = info_of(field), field.default
     repeated = typing.get_origin(hint) is tuple and hint != Size
     of_one = typing.get_args(hint)[0] if repeated else hint
+    part, *others = alternatives(of_one)
+    # The options dataclass converts the text of other types, so that users see its error.
+    plain = part if not others and part in (bool, int, float, Path) else str
     settings: dict[str, Any] = {"help": info.help, "envvar": info.envvar}
     if words := info.words or words_of(of_one):
         settings["metavar"] = info.flag.lstrip("-").upper()
         settings["help"] += f" One of: {', '.join(words)}."
-    elif Size in alternatives(of_one):
-        settings["metavar"] = "HxW"
-    plain = _typer_type(of_one)
-    if plain is not bool:
-        settings.setdefault("metavar", _METAVARS[plain])
+    elif plain is not bool:
+        settings["metavar"] = "HxW" if part == Size else _METAVARS[plain]
     annotation = list[plain] if repeated else plain  # type: ignore[valid-type]
-    required = field.default is dataclasses.MISSING
-    default = inspect.Parameter.empty if required else _typer_default(field.default)
-    if not required and (default is None or default == []):
+    if default is dataclasses.MISSING:
+        default = inspect.Parameter.empty
+    elif default in (None, ()):
         annotation, default = annotation | None, None
         settings["show_default"] = False
+    elif isinstance(default, tuple):
+        default = list(map(str, default))
+    elif not isinstance(default, (int, float, Path)):
+        default = str(default)
     if not info.flag:
         settings["metavar"] = field.name.upper()
         return _keyword(field.name, annotation, typer.Argument(**settings), default)
-    flags = f"{info.flag}/--no-{info.flag[2:]}" if field.default is True else info.flag
+    flags = f"{info.flag}/--no-{info.flag[2:]}" if default is True else info.flag
     return _keyword(field.name, annotation, typer.Option(flags, **settings), default)
-
-
-def _typer_type(hint: Any) -> Any:
-    """The type that Typer parses a value with; the options dataclass converts the text of all
-    others, so that its error is the one that users see."""
-    (part, *others) = alternatives(hint)
-    return part if not others and part in (bool, int, float, Path) else str
-
-
-def _typer_default(default: Any) -> Any:
-    if isinstance(default, tuple):
-        return list(map(str, default))
-    return default if isinstance(default, (int, float, Path, type(None))) else str(default)
 
 
 def _keyword(name: str, annotation: Any, info: Any, default: Any) -> inspect.Parameter:

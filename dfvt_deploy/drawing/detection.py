@@ -109,8 +109,9 @@ def place_labels(
         corners = _wanted(box, size)
         corners = np.clip(corners, 0, np.array(image_size) - size).round()
         rectangles = np.concatenate([corners, corners + size], axis=1)
-        inside = (rectangles >= 0).all(axis=1)
-        free = np.flatnonzero(inside & ~_overlap(rectangles, taken).any(axis=1))
+        inside, one = (rectangles >= 0).all(axis=1), rectangles[:, None]
+        apart = (one[..., :2] >= taken[:, 2:]) | (taken[:, :2] >= one[..., 2:])
+        free = np.flatnonzero(inside & apart.any(axis=2).all(axis=1))
         if not len(free):
             places.append(None)
             continue
@@ -137,13 +138,6 @@ def _wanted(box: NDArray[np.float64], size: tuple[int, int]) -> NDArray[np.float
     around = np.stack(np.meshgrid(steps, steps), axis=-1).reshape(-1, 2)
     around = around[np.argsort(np.hypot(*around.T), kind="stable")]
     return np.concatenate([np.array(at_box), around + np.array([x1, y1 - height])])
-
-
-def _overlap(some: NDArray[np.float64], others: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Whether rectangles (M, 4) and (N, 4) xyxy have area in common, as (M, N)."""
-    a, b = some[:, None], others[None]
-    apart = (a[..., :2] >= b[..., 2:]) | (b[..., :2] >= a[..., 2:])
-    return np.asarray(~apart.any(axis=-1), bool)
 
 
 DRAWING = TaskDrawing(draw, ("class", "label", "score", "box x1 y1 x2 y2"), rows)

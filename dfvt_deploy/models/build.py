@@ -131,8 +131,6 @@ def count_macs(task: Task, variant: Variant, num_classes: int | None = None) -> 
     with torch.device("meta"):
         model = build_model(task, variant, num_classes)
     images = torch.empty(1, 3, *entry.counted_size, device="meta")
-    if entry.counted_parts is None:
-        return {"model": _count(model, images)}
     return {
         name: sum(_count(module, inputs) for module, inputs in calls)
         for name, calls in entry.counted_parts(model, images).items()

@@ -40,14 +40,12 @@ _EMA_COUNTERS = ("steps", "n_averaged", "num_updates")
 
 @dataclass(frozen=True)
 class StateDict:
-    """The weights of a checkpoint by the models' names, derived buffers left out, and its layout,
-    see `CheckpointInfo`. `entry` of the file, if any, holds the weights, and `other_entry` the
-    model's where these are the EMA weights, or the reverse."""
+    """The weights of a checkpoint by the models' names, derived buffers left out; its layout and
+    the note as in `CheckpointInfo`."""
 
     weights: Mapping[str, Weight]
     layout: str
-    entry: str | None = None
-    other_entry: str | None = None
+    note: str | None
 
 
 def read_state_dict(path: Path, which: Weights) -> StateDict:
@@ -58,7 +56,7 @@ def read_state_dict(path: Path, which: Weights) -> StateDict:
         content = read_content(path)
     except Damaged as error:
         raise CheckpointError(f"{path} cannot be read as a checkpoint: {error}") from error
-    layout, entry, other, entries = _chosen(content.top, which, path)
+    layout, note, entries = _chosen(content.top, which, path)
     values = entries.named()
     if len(values) < len(entries.pairs):
         raise CheckpointError(f"{path}: a key of the state dict is no text, or is there twice")
@@ -76,11 +74,11 @@ def read_state_dict(path: Path, which: Weights) -> StateDict:
             weights[name] = content.weight(values[key])
         except Damaged as error:
             raise CheckpointError(f"{path}: {shown(key)} cannot be read: {error}") from error
-    return StateDict(weights, layout or content.bare_layout, entry, other)
+    return StateDict(weights, layout or content.bare_layout, note)
 
 
-def _chosen(top: Any, which: Weights, path: Path) -> tuple[str, str | None, str | None, Entries]:
-    """Layout, entry, other entry and state dict; the layout of a bare state dict is empty."""
+def _chosen(top: Any, which: Weights, path: Path) -> tuple[str, str | None, Entries]:
+    """Layout, note and state dict; the layout of a bare state dict is empty."""
     hint = (
         "expected {'model': …}, {'state_dict': …} or a bare state dict (a whole pickled module is "
         "not loaded: load it where it was made, and save model.state_dict())"
@@ -92,17 +90,20 @@ def _chosen(top: Any, which: Weights, path: Path) -> tuple[str, str | None, str 
         kind: next((key for key in keys if isinstance(values.get(key), Entries)), None)
         for kind, keys in _ENTRIES.items()
     }
-    entry = found[which]
-    if entry is not None:
-        other = found[Weights.EMA if which is Weights.MODEL else Weights.MODEL]
-        return _ENTRIES[which][entry], entry, other, values[entry]
+    if (entry := found.pop(which)) is not None:
+        ((others, other),) = found.items()
+        note = (
+            f"{path} holds {entry} and {other}; the weights are taken from {entry} "
+            f"(--weights {others} takes {other})"
+        )
+        return _ENTRIES[which][entry], note if other else None, values[entry]
     if which is Weights.EMA:
         raise CheckpointError(
             f"{path} holds no EMA weights, which would be {' or '.join(_ENTRIES[which])}; "
             "--weights model takes the others"
         )
     if any(isinstance(value, (StoredTensor, Weight)) for value in values.values()):
-        return "", None, None, top
+        return "", None, top
     if found[Weights.EMA] is not None:
         raise CheckpointError(
             f"{path} holds EMA weights only ({found[Weights.EMA]}); --weights ema takes them"
@@ -116,11 +117,8 @@ def _kind(value: Any) -> str:
         return f"an object of {shown(value.of)}"
     if isinstance(value, Name):
         return f"the name {shown(value.path)}"
-    if isinstance(value, Entries):
-        return "a dict"
-    if isinstance(value, (StoredTensor, Weight)):
-        return "a tensor"
-    return f"of the type {type(value).__name__}"
+    plain = {Entries: "a dict", StoredTensor: "a tensor", Weight: "a tensor"}
+    return plain.get(type(value), f"of the type {type(value).__name__}")
 
 
 def _model_names(keys: list[str], path: Path) -> dict[str, str]:
@@ -212,15 +210,8 @@ def load_backbone_checkpoint(
 
 
 def _read(path: str | Path, weights: Weights | str) -> tuple[StateDict, CheckpointInfo]:
-    which, note = Weights(weights), None
-    state = read_state_dict(Path(path), which)
-    if state.other_entry is not None:
-        others = Weights.EMA if which is Weights.MODEL else Weights.MODEL
-        note = (
-            f"{path} holds {state.entry} and {state.other_entry}; the weights are taken from "
-            f"{state.entry} (--weights {others} takes {state.other_entry})"
-        )
-    return state, CheckpointInfo(*_identify(state.weights, str(path)), state.layout, note)
+    state = read_state_dict(Path(path), Weights(weights))
+    return state, CheckpointInfo(*_identify(state.weights, str(path)), state.layout, state.note)
 
 
 def _identify(weights: Mapping[str, Any], source: str) -> tuple[Task, Variant, int]:
@@ -235,20 +226,16 @@ def _identify(weights: Mapping[str, Any], source: str) -> tuple[Task, Variant, i
         )
     entry = entries[task]
     prefix = entry.backbone_prefix
-    num_classes = _rows(weights[entry.head_weight]) - entry.background_rows
+    num_classes = next(iter(weights[entry.head_weight].shape), 0) - entry.background_rows
     embed = weights.get(f"{prefix}patch_embed.proj2.weight")
     for variant, config in VARIANTS.items():
-        if embed is not None and _rows(embed) == config.embed_dim:
+        if embed is not None and embed.shape[:1] == (config.embed_dim,):
             return task, variant, num_classes
     known = ", ".join(f"{v.upper()} {c.embed_dim}" for v, c in VARIANTS.items())
     raise CheckpointError(
         f"{source} is of no known DFvT variant: {prefix}patch_embed.proj2.weight is "
         f"{'missing' if embed is None else list(embed.shape)}; embed dims: {known}"
     )
-
-
-def _rows(weight: Any) -> int:
-    return weight.shape[0] if len(weight.shape) > 0 else 0
 
 
 def _load(

@@ -2,7 +2,6 @@
 its second stage (classes, boxes and masks of proposals), and the graph that is exported."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -143,23 +142,8 @@ class RoIHead(nn.Module):
         best = best.reshape(-1, DETECTIONS)
         used = scores >= box_ops.MIN_SOFT_SCORE
         boxes = boxes.flatten(1, 2).gather(1, best[:, :, None].expand(-1, -1, 4))
-        return (
-            torch.where(used[..., None], boxes, 0),
-            torch.where(used, scores, 0),
-            torch.where(used, label, 0),
-        )
-
-
-@dataclass(frozen=True)
-class Detections:
-    """The detections of one image, best first, at most 100: boxes float32 (n, 4), xyxy in input
-    pixels, scores float32 (n,), labels int64 (n,), masks float32 (n, 28, 28), probabilities over
-    the box."""
-
-    boxes: Tensor
-    scores: Tensor
-    labels: Tensor
-    masks: Tensor
+        boxes = torch.where(used[..., None], boxes, 0)
+        return boxes, torch.where(used, scores, 0), torch.where(used, label, 0)
 
 
 class MaskRCNN(nn.Module):
@@ -176,7 +160,7 @@ class MaskRCNN(nn.Module):
         self.rpn_head = RPNHead(nms)
         self.roi_head = RoIHead(num_classes, nms)
 
-    def forward(self, images: Tensor, image_sizes: Tensor | None = None) -> list[Detections]:
+    def forward(self, images: Tensor, image_sizes: Tensor | None = None) -> PaddedDetections:
         """Detect objects in normalised images, float32 (N, 3, H, W), sides multiples of 32.
         image_sizes, int64 (N, 2), are valid heights and widths: the rest of the canvas counts as
         zero padding, and boxes end there. All of the canvas is valid without."""
@@ -184,12 +168,10 @@ class MaskRCNN(nn.Module):
         if image_sizes is None:
             image_sizes = torch.tensor(images.shape[2:], device=images.device)
             image_sizes = image_sizes.expand(len(images), 2)
-        padded = self.detect(images, image_sizes)
-        counts = enumerate(padded.num_detections.flatten().tolist())
-        return [Detections(*(part[i, :n] for part in padded[:4])) for i, n in counts]
+        return self.detect(images, image_sizes)
 
     def detect(self, images: Tensor, image_sizes: Tensor) -> PaddedDetections:
-        """Detect as `forward` does, with results of a fixed size, as exported graphs need them."""
+        """Detect as `forward` does, without its checks, which a graph cannot have."""
         features = self.neck(self.backbone(zero_outside(images, image_sizes)))
         proposals = self.rpn_head(features, image_sizes)
         return self.roi_head(features, proposals, image_sizes)
@@ -205,10 +187,6 @@ class DetectionGraph(nn.Module):
 
     def forward(self, images: Tensor, image_sizes: Tensor) -> PaddedDetections:
         return self.model.detect(self.images(images), image_sizes)
-
-
-def _outputs(model: MaskRCNN, images: Tensor, image_sizes: Tensor) -> dict[str, Tensor]:
-    return model.detect(images, image_sizes)._asdict()
 
 
 def _counted_parts(model: MaskRCNN, images: Tensor) -> dict[str, list[tuple[nn.Module, Any]]]:
@@ -235,7 +213,7 @@ MODEL = TaskModel(
     head_weight="roi_head.bbox_head.fc_cls.weight",
     background_rows=1,
     graph=lambda model, kind, _: DetectionGraph(model, kind),
-    outputs=_outputs,
+    outputs=lambda model, *inputs: model.detect(*inputs)._asdict(),
     counted_size=(800, 1280),
     counted_parts=_counted_parts,
     accuracy=(("ap_box", "box AP"), ("ap_mask", "mask AP")),

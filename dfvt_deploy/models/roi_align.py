@@ -14,12 +14,6 @@ from torch.nn import functional as F
 FINEST_SIDE = 56
 
 
-def assign_levels(boxes: Tensor, levels: int) -> Tensor:
-    """The pyramid level, int64 (R,), of boxes (R, 4) in input pixels."""
-    side = ((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])).sqrt()
-    return (side / FINEST_SIDE + 1e-6).log2().floor().clamp(0, levels - 1).long()
-
-
 def pyramid_roi_align(
     features: Sequence[Tensor], strides: Sequence[int], boxes: Tensor, bins: int
 ) -> Tensor:
@@ -29,7 +23,8 @@ def pyramid_roi_align(
     batch, count, _ = boxes.shape
     image = torch.arange(batch, device=boxes.device)[:, None].expand(-1, count).flatten()
     boxes = boxes.flatten(0, 1)
-    level_of = assign_levels(boxes, len(features))
+    side = ((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])).sqrt()
+    level_of = (side / FINEST_SIDE + 1e-6).log2().floor().clamp(0, len(features) - 1).long()
     if torch.onnx.is_in_onnx_export():
         return _exported(features, strides, boxes, image, level_of, bins)
     result = boxes.new_zeros(len(boxes), features[0].shape[1], bins, bins)

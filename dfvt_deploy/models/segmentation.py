@@ -30,13 +30,6 @@ class ConvNorm(nn.Module):
         self.conv = nn.Conv2d(cin, cout, kernel, padding=kernel // 2, bias=False)
         self.bn = nn.BatchNorm2d(cout)
 
-    def folded(self) -> tuple[Tensor, Tensor]:
-        """Weight and bias of one convolution that equals both in eval mode."""
-        mean, variance = self.bn.running_mean, self.bn.running_var
-        assert mean is not None and variance is not None
-        scale = self.bn.weight * torch.rsqrt(variance + self.bn.eps)
-        return self.conv.weight * scale[:, None, None, None], self.bn.bias - mean * scale
-
 
 class ConvModule(ConvNorm):
     """Convolution, BatchNorm, ReLU."""
@@ -103,7 +96,10 @@ class FusionConv(ConvNorm):
         return F.relu(self.bn(self.conv(torch.cat((fine, *enlarged), dim=1))))
 
     def _taps_first(self, fine: Tensor, coarse: list[Tensor]) -> Tensor:
-        weight, bias = self.folded()
+        mean, variance = self.bn.running_mean, self.bn.running_var
+        assert mean is not None and variance is not None
+        scale = self.bn.weight * torch.rsqrt(variance + self.bn.eps)
+        weight, bias = self.conv.weight * scale[:, None, None, None], self.bn.bias - mean * scale
         height, width, channels = fine.shape[2], fine.shape[3], self.conv.out_channels
         parts, matrices = [], []
         fine_weight, *weights = torch.split(weight, list(self.in_channels), dim=1)

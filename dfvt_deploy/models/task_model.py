@@ -63,7 +63,7 @@ class TaskModel:
         code with `graph` beyond the model, so that a mistake in either shows.
     counted_size: height and width at which the paper counts multiply-accumulates.
     counted_parts: the modules whose multiply-accumulates are counted apart, with example inputs on
-        the meta device, for a model and images; None counts the model as one part.
+        the meta device, for a model and images.
     accuracy: the published figures of accuracy, key and title of each.
     release_files: names of the authors' checkpoints in their release.
     published_nms: the NMS of each published variant, of a detector.
@@ -80,7 +80,9 @@ class TaskModel:
     accuracy: tuple[tuple[str, str], ...] = ()
     background_rows: int = 0
     backbone_prefix: str = "backbone."
-    counted_parts: Callable[[Any, Tensor], Mapping[str, list[tuple[nn.Module, Any]]]] | None = None
+    counted_parts: Callable[[Any, Tensor], Mapping[str, list[tuple[nn.Module, Any]]]] = (
+        lambda model, images: {"model": [(model, images)]}
+    )
     release_files: Mapping[Variant, str] = field(default_factory=dict)
     published_nms: Mapping[Variant, Nms] = field(default_factory=dict)
     untrained_gains: Mapping[str, float] = field(default_factory=dict)

@@ -29,15 +29,6 @@ def relative_position_index() -> Tensor:
     return delta_row * (2 * WINDOW - 1) + delta_col
 
 
-def _opposite_sides() -> tuple[Tensor, Tensor]:
-    """Which pairs of tokens of a window the seam of a shifted grid separates: float32 (L, L) tables
-    of 0 and 1, for the seam before row `WINDOW - SHIFT` and for the seam before that column."""
-    beyond = torch.arange(WINDOW) >= WINDOW - SHIFT
-    row = beyond.repeat_interleave(WINDOW)
-    col = beyond.repeat(WINDOW)
-    return (row[:, None] != row).float(), (col[:, None] != col).float()
-
-
 class WindowAttention(nn.Module):
     """Multi-head attention within windows of 7x7 tokens, with relative position bias. `shifted`
     rolls the grid by -3 first and masks pairs that the roll made neighbours; `padded` zero-pads it
@@ -54,9 +45,12 @@ class WindowAttention(nn.Module):
         scale = torch.tensor([self.head_dim**-0.5, 1.0, 1.0]).repeat_interleave(channels)
         self.scale = nn.Buffer(scale, persistent=False)
         self.index = nn.Buffer(relative_position_index().flatten(), persistent=False)
-        rows, cols = _opposite_sides()
-        self.seam_rows = nn.Buffer(rows, persistent=False)
-        self.seam_cols = nn.Buffer(cols, persistent=False)
+        # Which pairs of tokens of a window the seam of a shifted grid separates: float32 (L, L)
+        # tables of 0 and 1, for the seam before row `WINDOW - SHIFT` and that before the column.
+        beyond = torch.arange(WINDOW) >= WINDOW - SHIFT
+        row, col = beyond.repeat_interleave(WINDOW), beyond.repeat(WINDOW)
+        self.seam_rows = nn.Buffer((row[:, None] != row).float(), persistent=False)
+        self.seam_cols = nn.Buffer((col[:, None] != col).float(), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map tokens (N, H, W, C) to tokens of the same shape."""

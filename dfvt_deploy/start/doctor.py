@@ -3,6 +3,7 @@
 import os
 import shutil
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -60,6 +61,7 @@ _LEAST_CAPABILITY = "7.5"
 
 def doctor() -> list[Finding]:
     """Look for what the commands need on this machine, without changing or starting anything."""
+    python, fix = _tried(lambda: str(libpython_directory()))
     return [
         Finding("Python", sys.version.split()[0], "all", ""),
         *(_package(*package) for package in _PACKAGES),
@@ -67,7 +69,7 @@ def doctor() -> list[Finding]:
         *_instructions(),
         *map(_tensorrt, Flavor),
         _tritonserver(),
-        _libpython(),
+        Finding("libpython", python, "serve (embedded), quickstart", fix),
         _shared_memory(),
         _gpu(),
         _docker(),
@@ -81,6 +83,14 @@ def _version(distribution: str) -> str:
         return ""
 
 
+def _tried(find: Callable[[], str]) -> tuple[str, str]:
+    """What is found, else how to get it."""
+    try:
+        return find(), ""
+    except DfvtError as error:
+        return "", str(error)
+
+
 def _package(name: str, extra: str, commands: str, optional: bool) -> Finding:
     found = _version(name)
     fix = "" if found else f"pip install 'dfvt-deploy[{extra}]'"
@@ -89,11 +99,7 @@ def _package(name: str, extra: str, commands: str, optional: bool) -> Finding:
 
 def _tensorrt(flavor: Flavor) -> Finding:
     """TensorRT's Python package, which is imported to see that its libraries load."""
-    found, fix = "", ""
-    try:
-        found = str(bindings(flavor).__version__)
-    except DfvtError as error:
-        fix = str(error)
+    found, fix = _tried(lambda: str(bindings(flavor).__version__))
     if not found and flavor is Flavor.TENSORRT:
         fix += "; or build in a container, whose command build-trt prints"
     commands = f"build-trt --flavor {flavor}; validate and serve (embedded) of its engines"
@@ -104,9 +110,8 @@ def _onnxruntime() -> Finding:
     found = [f"{n} {v}" for n in ("onnxruntime", "onnxruntime-gpu") if (v := _version(n))]
     both = "both have the same module: pip uninstall onnxruntime onnxruntime-gpu, then install one"
     none = "pip install 'dfvt-deploy[cpu]', or [gpu] on a machine with an NVIDIA GPU"
-    fix = (none, "", both)[len(found)]
     commands = "export, serve (embedded), quickstart"
-    return Finding("onnxruntime", " and ".join(found), commands, fix)
+    return Finding("onnxruntime", " and ".join(found), commands, (none, "", both)[len(found)])
 
 
 def _instructions() -> list[Finding]:
@@ -129,14 +134,6 @@ def _tritonserver() -> Finding:
         found = f"embedded {EMBEDDED_VERSION}, loopback only"
     fix = "" if found else "pip install 'dfvt-deploy[server]' (Linux), or use serve --docker"
     return Finding("tritonserver", found, "serve, quickstart", fix)
-
-
-def _libpython() -> Finding:
-    try:
-        found, fix = str(libpython_directory()), ""
-    except DfvtError as error:
-        found, fix = "", str(error)
-    return Finding("libpython", found, "serve (embedded), quickstart", fix)
 
 
 def _shared_memory() -> Finding:
@@ -162,9 +159,7 @@ def _gpu() -> Finding:
 
 
 def _docker() -> Finding:
-    found = shutil.which("docker") or ""
     reachable = Path("/var/run/docker.sock").exists() or "DOCKER_HOST" in os.environ
-    fix = "no engine was found; serve --docker then only prints its command"
-    if reachable:
-        return Finding("docker", found, "serve --docker", "", optional=True)
-    return Finding("docker", "", "serve --docker", fix, optional=True)
+    found = shutil.which("docker") if reachable else None
+    fix = "" if reachable else "no engine was found; serve --docker then only prints its command"
+    return Finding("docker", found or "", "serve --docker", fix, optional=True)
