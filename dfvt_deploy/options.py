@@ -133,27 +133,21 @@ def from_fields(
     """
 
     def decorate(function: Callable[[Chosen], Result]) -> Callable[..., Result]:
+        signature = _signature_of(kind, names)
+
         @functools.wraps(function)
         def call(*values: Any, **fields: Any) -> Result:
             if values and isinstance(values[0], kind):
                 return function(values[0])
-            left = list(values)
-            for name in names[: len(values)]:
-                folder, _, of_model = name.partition("/")
-                if name.startswith("*"):
-                    fields[name[1:]], left = left, []
-                elif of_model:
-                    path = Path(left.pop(0))
-                    several = _is_repeated(typing.get_type_hints(kind)[of_model])
-                    fields |= {folder: path.parent}
-                    fields[of_model] = (path.name,) if several else path.name
-                else:
-                    fields[name] = left.pop(0)
-            if left:
-                raise TypeError(f"{function.__name__} takes only {', '.join(names)} by position")
-            return function(kind(**fields))
+            given = signature.bind_partial(*values).arguments
+            for folder, _, model in (name.partition("/") for name in names):
+                if model in given:
+                    path = Path(given[model])
+                    several = _is_repeated(typing.get_type_hints(kind)[model])
+                    given |= {folder: path.parent, model: (path.name,) if several else path.name}
+            return function(kind(**given, **fields))
 
-        call.__signature__ = _signature_of(kind, names)  # type: ignore[attr-defined]
+        call.__signature__ = signature  # type: ignore[attr-defined]
         return call
 
     return decorate

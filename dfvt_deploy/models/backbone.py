@@ -5,6 +5,7 @@ Shapes: N batch, Ci channels of stage i, H and W the height and width of the map
 hand. Module names follow the published checkpoints, key for key.
 """
 
+from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -93,21 +94,9 @@ class Block(nn.Module):
         return x + self.mlp(self.norm2(x))
 
 
-class Widen(nn.Module):
-    """Doubles the channels between two stages; the grid was halved before the attention."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(channels)
-        self.reduction = nn.Linear(channels, 2 * channels, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.reduction(self.norm(x))
-
-
 class AttentionStage(nn.Module):
     """The blocks of one stage, of which every second shifts its windows with `shift_odd`, and
-    `downsample`, which prepares the next stage's input. `padded` as in `WindowAttention`."""
+    `downsample` to twice the channels for the next stage. `padded` as in `WindowAttention`."""
 
     def __init__(
         self, config: BackboneConfig, stage: int, *, shift_odd: bool, padded: bool
@@ -124,7 +113,9 @@ class AttentionStage(nn.Module):
             )
             for j in range(config.depths[stage])
         )
-        self.downsample = Widen(channels) if stage < 3 else None
+        if stage < 3:
+            norm, wider = nn.LayerNorm(channels), nn.Linear(channels, 2 * channels, bias=False)
+            self.downsample = nn.Sequential(OrderedDict(norm=norm, reduction=wider))
 
     def forward(self, x: Tensor, x_cnn: Tensor) -> Tensor:
         """Run the blocks, without `downsample`, on tokens (N, H, W, C)."""

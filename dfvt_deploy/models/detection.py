@@ -13,7 +13,7 @@ from ..types import InputKind, Nms, Variant
 from . import box_ops
 from .backbone import BackboneConfig, DenseBackbone
 from .roi_align import pyramid_roi_align
-from .rpn import CHANNELS, FPN, PROPOSALS, STRIDES, ConvModule, RPNHead
+from .rpn import CHANNELS, FPN, PROPOSALS, STRIDES, RPNHead, conv_module
 from .task_model import ImageInput, TaskModel, require_multiples, zero_outside
 
 DETECTIONS = ROWS
@@ -65,7 +65,7 @@ class MaskHead(nn.Module):
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
-        self.convs = nn.ModuleList(ConvModule(CHANNELS, CHANNELS, 3) for _ in range(4))
+        self.convs = nn.ModuleList(conv_module(CHANNELS, CHANNELS, 3) for _ in range(4))
         self.upsample = nn.ConvTranspose2d(CHANNELS, CHANNELS, 2, 2)
         self.conv_logits = nn.Conv2d(CHANNELS, num_classes, 1)
 

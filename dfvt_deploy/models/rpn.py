@@ -1,5 +1,6 @@
 """The feature pyramid, and its region proposal network: 1000 proposals per image."""
 
+from collections import OrderedDict
 from collections.abc import Sequence
 
 import torch
@@ -15,15 +16,9 @@ CHANNELS = 256
 STRIDES = (4, 8, 16, 32, 64)
 
 
-class ConvModule(nn.Module):
+def conv_module(cin: int, cout: int, kernel: int) -> nn.Module:
     """A convolution with bias under the name that the published checkpoints give it."""
-
-    def __init__(self, cin: int, cout: int, kernel: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(cin, cout, kernel, padding=kernel // 2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.conv(x)
+    return nn.Sequential(OrderedDict(conv=nn.Conv2d(cin, cout, kernel, padding=kernel // 2)))
 
 
 class FPN(nn.Module):
@@ -31,8 +26,8 @@ class FPN(nn.Module):
 
     def __init__(self, channels: Sequence[int]) -> None:
         super().__init__()
-        self.lateral_convs = nn.ModuleList(ConvModule(c, CHANNELS, 1) for c in channels)
-        self.fpn_convs = nn.ModuleList(ConvModule(CHANNELS, CHANNELS, 3) for _ in channels)
+        self.lateral_convs = nn.ModuleList(conv_module(c, CHANNELS, 1) for c in channels)
+        self.fpn_convs = nn.ModuleList(conv_module(CHANNELS, CHANNELS, 3) for _ in channels)
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
         """Merge maps (N, Ci, H / stride, W / stride) of strides 4 to 32 into five maps."""
