@@ -9,7 +9,7 @@ import torch
 from dfvt_deploy.compare.detection import match_detections
 from dfvt_deploy.models import box_ops, build_model
 from dfvt_deploy.models.box_ops import iou
-from dfvt_deploy.models.detection import DetectionGraph, PaddedDetections
+from dfvt_deploy.models.detection import MODEL, PaddedDetections
 from dfvt_deploy.models.roi_align import pyramid_roi_align, roi_align
 from dfvt_deploy.models.rpn import STRIDES
 from dfvt_deploy.tasks.images import normalise
@@ -133,7 +133,7 @@ def test_nothing_outside_the_valid_size_counts(small):
 def test_uint8_graph_normalises_and_pads_to_fixed_outputs(small):
     pixels = np.random.default_rng(0).integers(0, 256, (1, 32, 32, 3), np.uint8)
     image_sizes = torch.tensor([[32, 30]])
-    out = DetectionGraph(small, InputKind.UINT8)(torch.from_numpy(pixels), image_sizes)
+    out = MODEL.graph(small, InputKind.UINT8)(torch.from_numpy(pixels), image_sizes)
     (found,) = used_rows(small(torch.from_numpy(normalise(pixels)), image_sizes))
     n = len(found.scores)
     assert 0 < n < 100

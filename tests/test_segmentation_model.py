@@ -17,9 +17,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from dfvt_deploy.exporters.recipe import ExportableGraph, onnx_from_graph, simplify
 from dfvt_deploy.models.backbone import VARIANTS
 from dfvt_deploy.models.segmentation import (
+    MODEL,
     POOL_SIDES,
     FusionConv,
-    SegmentationGraph,
     UPerNet,
     class_map,
     enlarging_matrix,
@@ -159,18 +159,18 @@ def test_class_map_of_many_classes():
     assert torch.equal(classes.long(), published_class_map(logits))
 
 
-def session(module: SegmentationGraph, static: tuple[int, int] | None = None):
+def session(model, kind, logits=False, static: tuple[int, int] | None = None):
     """The graph exported with example images of one size, in onnxruntime."""
     height, width = static or (128, 192)
-    float32 = module.images.kind is InputKind.FLOAT32
+    float32 = kind is InputKind.FLOAT32
     images = pixels(2, height, width)
     names = {0: "batch"} if static else {0: "batch", 1: "height", 2: "width"}
     chw = {0: "batch", 2: "height", 3: "width"}
     outputs = {"class_map": names}
-    if module.with_logits:
+    if logits:
         outputs["logits"] = {0: "batch", 2: "logit_height", 3: "logit_width"}
     graph = ExportableGraph(
-        module=module.eval(),
+        module=MODEL.graph(model, kind, logits),
         inputs={
             "images": torch.from_numpy(normalise(images) if float32 else images),
             "image_sizes": torch.tensor([[height, width], [height - 9, width - 5]]),
@@ -196,7 +196,7 @@ def expected(model: UPerNet, images: np.ndarray, sizes: np.ndarray) -> torch.Ten
 
 
 def test_dynamic_export_gives_the_class_map_at_every_canvas(model_t):
-    onnx_model, runtime = session(SegmentationGraph(model_t, InputKind.UINT8))
+    onnx_model, runtime = session(model_t, InputKind.UINT8)
     nodes = onnx_model.graph.node
     assert [n.op_type for n in nodes if "images" in n.input] == ["Cast"]
     assert [n.op_type for n in nodes][-2:] == ["Cast", "Cast"]
@@ -211,8 +211,7 @@ def test_dynamic_export_gives_the_class_map_at_every_canvas(model_t):
 
 
 def test_float32_export_with_logits(model_t):
-    graph = SegmentationGraph(model_t, InputKind.FLOAT32, with_logits=True)
-    _, runtime = session(graph)
+    _, runtime = session(model_t, InputKind.FLOAT32, logits=True)
     images, sizes = pixels(1, 96, 160), np.array([[90, 150]])
     feed = {"images": normalise(images), "image_sizes": sizes}
     classes, logits = runtime.run(["class_map", "logits"], feed)
@@ -222,7 +221,7 @@ def test_float32_export_with_logits(model_t):
 
 
 def test_static_export(model_t):
-    onnx_model, runtime = session(SegmentationGraph(model_t, InputKind.UINT8), static=(64, 96))
+    onnx_model, runtime = session(model_t, InputKind.UINT8, static=(64, 96))
     assert not any(node.op_type == "Shape" for node in onnx_model.graph.node)
     images, sizes = pixels(3, 64, 96), np.array([[64, 96], [60, 90], [1, 1]])
     (classes,) = runtime.run(None, {"images": images, "image_sizes": sizes})

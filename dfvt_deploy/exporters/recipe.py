@@ -91,7 +91,7 @@ class ExportRecipe:
         feed = self._feed(2, *(size or _TRACED), options)
         module = model_of(self.task).graph(model, options.input_kind, options.logits)
         return ExportableGraph(
-            module=module.eval(),
+            module=module,
             inputs={name: torch.from_numpy(value) for name, value in feed.items()},
             dynamic={name: images if name == "images" else sizes for name in feed},
             dynamic_outputs=self.dynamic_outputs(options),

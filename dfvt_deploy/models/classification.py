@@ -3,9 +3,9 @@
 from torch import Tensor, nn
 
 from ..tasks.classification import INPUT_SIZE
-from ..types import InputKind, Variant
+from ..types import Variant
 from .backbone import Backbone, BackboneConfig
-from .task_model import ImageInput, TaskModel
+from .task_model import TaskModel
 from .window_attention import WINDOW
 
 
@@ -30,24 +30,11 @@ class Classifier(Backbone):
         return self.head(self.norm(tokens).mean(dim=(1, 2)))
 
 
-class ClassificationGraph(nn.Module):
-    """The module that is exported: `images` to `logits` float32 (N, classes)."""
-
-    def __init__(self, model: nn.Module, kind: InputKind) -> None:
-        super().__init__()
-        self.images = ImageInput(kind)
-        self.model = model
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.model(self.images(images))
-
-
 MODEL = TaskModel(
     network=Classifier,
     num_classes=1000,
     head_weight="head.weight",
     backbone_prefix="",
-    graph=lambda model, kind, _: ClassificationGraph(model, kind),
     outputs=lambda model, images: {"logits": model(images)},
     counted_size=(INPUT_SIZE, INPUT_SIZE),
     accuracy=(("top1", "top-1 %"),),

@@ -9,12 +9,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..tasks.detection import ROWS
-from ..types import InputKind, Nms, Variant
+from ..types import Nms, Variant
 from . import box_ops
 from .backbone import BackboneConfig, DenseBackbone
 from .roi_align import pyramid_roi_align
 from .rpn import CHANNELS, FPN, PROPOSALS, STRIDES, RPNHead, conv_module
-from .task_model import ImageInput, TaskModel, require_multiples, zero_outside
+from .task_model import TaskModel, require_multiples, zero_outside
 
 DETECTIONS = ROWS
 SCORE_THRESHOLD = 0.05
@@ -177,18 +177,6 @@ class MaskRCNN(nn.Module):
         return self.roi_head(features, proposals, image_sizes)
 
 
-class DetectionGraph(nn.Module):
-    """What is exported: `images` and `image_sizes` to the fields of `PaddedDetections`."""
-
-    def __init__(self, model: MaskRCNN, kind: InputKind) -> None:
-        super().__init__()
-        self.images = ImageInput(kind)
-        self.model = model
-
-    def forward(self, images: Tensor, image_sizes: Tensor) -> PaddedDetections:
-        return self.model.detect(self.images(images), image_sizes)
-
-
 def _counted_parts(model: MaskRCNN, images: Tensor) -> dict[str, list[tuple[nn.Module, Any]]]:
     """The parts of a detector, with 1000 proposals and 100 masks."""
     maps = model.backbone(images)
@@ -212,7 +200,7 @@ MODEL = TaskModel(
     num_classes=80,
     head_weight="roi_head.bbox_head.fc_cls.weight",
     background_rows=1,
-    graph=lambda model, kind, _: DetectionGraph(model, kind),
+    exported=MaskRCNN.detect,
     outputs=lambda model, *inputs: model.detect(*inputs)._asdict(),
     counted_size=(800, 1280),
     counted_parts=_counted_parts,

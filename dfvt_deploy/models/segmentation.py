@@ -12,9 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..tasks.segmentation import LOGIT_STRIDE
-from ..types import InputKind
 from .backbone import BackboneConfig, DenseBackbone
-from .task_model import ImageInput, TaskModel, require_multiples, zero_outside
+from .task_model import TaskModel, require_multiples, zero_outside
 
 CHANNELS = 512
 
@@ -176,22 +175,14 @@ _ROW_TILES = 2
 _PHASES = ((-1, 0.375), (-1, 0.125), (1, 0.125), (1, 0.375))
 
 
-class SegmentationGraph(nn.Module):
-    """The module that is exported: `images` and `image_sizes` int64 (N, 2), the valid heights and
-    widths, to `class_map` (N, H, W) uint8, or int32 above 255 classes; with `with_logits` also to
-    `logits` float32 (N, classes, H/4, W/4)."""
-
-    def __init__(self, model: UPerNet, kind: InputKind, *, with_logits: bool = False) -> None:
-        super().__init__()
-        self.images = ImageInput(kind)
-        self.model = model
-        self.with_logits = with_logits
-
-    def forward(self, images: Tensor, image_sizes: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        x = zero_outside(self.images(images), image_sizes)
-        logits = self.model.decode_head(self.model.backbone(x), taps_first=True)
-        classes = class_map(logits)
-        return (classes, logits) if self.with_logits else classes
+def _exported(
+    model: UPerNet, images: Tensor, image_sizes: Tensor, logits: bool = False
+) -> Tensor | tuple[Tensor, Tensor]:
+    """`class_map` and, if wanted, `logits` float32 (N, classes, H/4, W/4)."""
+    x = zero_outside(images, image_sizes)
+    found = model.decode_head(model.backbone(x), taps_first=True)
+    classes = class_map(found)
+    return (classes, found) if logits else classes
 
 
 def class_map(logits: Tensor) -> Tensor:
@@ -237,7 +228,7 @@ MODEL = TaskModel(
     network=UPerNet,
     num_classes=150,
     head_weight="decode_head.conv_seg.weight",
-    graph=lambda model, kind, logits: SegmentationGraph(model, kind, with_logits=logits),
+    exported=_exported,
     outputs=_outputs,
     counted_size=(512, 2048),
     accuracy=(("miou", "mIoU"),),

@@ -3,6 +3,7 @@ one `TaskModel` in its file of this package."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -28,6 +29,19 @@ class ImageInput(nn.Module):
             return images
         # The cast comes first: TensorRT has no transpose of uint8.
         return (images.float().permute(0, 3, 1, 2) - self.mean) / self.std
+
+
+class ExportedGraph(nn.Module):
+    """The module that is exported: `images` and, for a dense model, `image_sizes` to the outputs,
+    which `compute` makes from the model, normalised images and the sizes."""
+
+    def __init__(self, model: nn.Module, kind: InputKind, compute: Callable[..., Any]) -> None:
+        super().__init__()
+        self.images, self.model, self.compute = ImageInput(kind), model, compute
+
+    def forward(self, images: Tensor, image_sizes: Tensor | None = None) -> Any:
+        sizes = () if image_sizes is None else (image_sizes,)
+        return self.compute(self.model, self.images(images), *sizes)
 
 
 def require_multiples(images: Tensor) -> None:
@@ -56,11 +70,11 @@ class TaskModel:
     head_weight: the state-dict key of the last layer, which only checkpoints of this task have.
     background_rows: rows of that layer that are no classes of their own.
     backbone_prefix: what the state-dict keys of the backbone begin with.
-    graph: makes the module that is exported from a model, the kind of its input, and whether a
-        segmentation graph gives logits too.
+    exported: computes the outputs of the exported graph, see `ExportedGraph`; of a segmenter with
+        `logits` these too.
     outputs: computes the outputs of the exported graph as published, from the model, normalised
         images (N, 3, H, W) and, for a dense model, their valid sizes int64 (N, 2). It shares no
-        code with `graph` beyond the model, so that a mistake in either shows.
+        code with `exported` beyond the model, so that a mistake in either shows.
     counted_size: height and width at which the paper counts multiply-accumulates.
     counted_parts: the modules whose multiply-accumulates are counted apart, with example inputs on
         the meta device, for a model and images.
@@ -74,9 +88,9 @@ class TaskModel:
     network: Callable[..., nn.Module]
     num_classes: int
     head_weight: str
-    graph: Callable[[Any, InputKind, bool], nn.Module]
     outputs: Callable[..., dict[str, Tensor]]
     counted_size: tuple[int, int]
+    exported: Callable[..., Any] = lambda model, *inputs: model(*inputs)
     accuracy: tuple[tuple[str, str], ...] = ()
     background_rows: int = 0
     backbone_prefix: str = "backbone."
@@ -92,6 +106,11 @@ class TaskModel:
     def is_backbone(self) -> bool:
         """Whether the network is a backbone with a head, so that dense models can use it."""
         return not self.backbone_prefix
+
+    def graph(self, model: nn.Module, kind: InputKind, logits: bool = False) -> ExportedGraph:
+        """The module that is exported of a model, in eval mode."""
+        compute = partial(self.exported, logits=True) if logits else self.exported
+        return ExportedGraph(model, kind, compute).eval()
 
 
 def model_of(task: Task) -> TaskModel:

@@ -4,9 +4,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..tasks.embedding import INPUT_SIZE
-from ..types import InputKind
 from .backbone import BackboneConfig
-from .task_model import ImageInput, TaskModel
+from .task_model import TaskModel
 
 
 class Embedder(nn.Module):
@@ -24,23 +23,10 @@ class Embedder(nn.Module):
         return functional.normalize(self.project(places.mean(dim=(2, 3))))
 
 
-class EmbeddingGraph(nn.Module):
-    """The module that is exported: `images` to `embedding`."""
-
-    def __init__(self, model: nn.Module, kind: InputKind) -> None:
-        super().__init__()
-        self.images = ImageInput(kind)
-        self.model = model
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.model(self.images(images))
-
-
 MODEL = TaskModel(
     network=Embedder,
     num_classes=16,
     head_weight="project.weight",
-    graph=lambda model, kind, _: EmbeddingGraph(model, kind),
     outputs=lambda model, images: {"embedding": model(images)},
     counted_size=(INPUT_SIZE, INPUT_SIZE),
 )
