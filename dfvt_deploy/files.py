@@ -206,9 +206,3 @@ def sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def sync_tree(directory: Path) -> None:
-    """Wait until everything in a folder is on the disk."""
-    for path in (*directory.rglob("*"), directory):
-        sync(path)

@@ -141,14 +141,6 @@ class GraphRecord(Record):
     operators_before: dict[str, Count]
     operators: dict[str, Count]
 
-    @property
-    def nodes_before(self) -> int:
-        return sum(self.operators_before.values())
-
-    @property
-    def nodes(self) -> int:
-        return sum(self.operators.values())
-
 
 class FileRecord(Record):
     """A file of the folder, its size in bytes, and the command that makes it again.

@@ -34,10 +34,8 @@ def print_export(artifact: "Artifact", next_command: str | None = None) -> None:
     """Print the size of the graph, each comparison, and the file."""
     manifest = artifact.manifest
     graph = manifest.graph
-    print_line(
-        f"{manifest.name}: {graph.nodes} nodes, {graph.nodes_before} before onnxsim, opset "
-        f"{graph.opset}"
-    )
+    nodes, before = (sum(kind.values()) for kind in (graph.operators, graph.operators_before))
+    print_line(f"{manifest.name}: {nodes} nodes, {before} before onnxsim, opset {graph.opset}")
     for check in manifest.checks:
         print_line(str(check))
     times = ", ".join(f"{step} {seconds:.1f} s" for step, seconds in manifest.seconds.items())

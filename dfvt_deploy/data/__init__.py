@@ -1,10 +1,9 @@
 """What is shipped with the package: class names, published figures, sample images."""
 
 import csv
-import json
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..errors import BadInput
 from ..text_files import read_lines
@@ -50,12 +49,6 @@ def palette(task: Task, num_classes: int) -> "NDArray[np.uint8]":
     hues = [i * 0.618034 % 1 for i in range(num_classes)]
     colours = [colorsys.hsv_to_rgb(hue, 0.7, 0.95) for hue in hues]
     return (255 * np.array(colours)).astype(np.uint8)
-
-
-@cache
-def published_figures() -> dict[str, Any]:
-    """The figures of the paper's tables (main text and supplement), as in `paper.json`."""
-    return json.loads((DIRECTORY / "paper.json").read_text(encoding="utf-8"))
 
 
 def read_labels(path: str | Path) -> tuple[str, ...]:

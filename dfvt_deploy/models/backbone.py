@@ -182,14 +182,6 @@ def multiresolution_conv(channels: int) -> nn.Sequential:
     )
 
 
-def _to_tokens(x: Tensor) -> Tensor:
-    return x.permute(0, 2, 3, 1)
-
-
-def _to_map(x: Tensor) -> Tensor:
-    return x.permute(0, 3, 1, 2)
-
-
 class Backbone(nn.Module):
     """The layers that the classifier and the dense backbone share. `shift_odd` says for each stage
     whether every second block shifts its windows; `padded` as in `WindowAttention`."""
@@ -219,12 +211,12 @@ class Backbone(nn.Module):
             x = F.max_pool2d(x, 3, 2, 1)
         else:
             x_cnn = x
-        tokens = self.layers[stage](_to_tokens(x + x_inter), _to_tokens(x_cnn))
+        tokens = self.layers[stage]((x + x_inter).permute(0, 2, 3, 1), x_cnn.permute(0, 2, 3, 1))
         return tokens, x_sp
 
     def widen(self, stage: int, tokens: Tensor) -> Tensor:
         """Turn the tokens of stage 0, 1 or 2 into the next stage's input (N, 2Ci, H', W')."""
-        return _to_map(self.layers[stage].get_submodule("downsample")(tokens))
+        return self.layers[stage].get_submodule("downsample")(tokens).permute(0, 3, 1, 2)
 
 
 class DenseBackbone(Backbone):
@@ -243,7 +235,7 @@ class DenseBackbone(Backbone):
         outputs = []
         for i, norm in enumerate(norms):
             tokens, x_sp = self.forward_stage(i, x)
-            out = _to_map(norm(tokens))
+            out = norm(tokens).permute(0, 3, 1, 2)
             if i < 3:
                 out = F.interpolate(out, scale_factor=2.0, mode="nearest")
                 out = self.conv1x1layers[i](torch.cat((out, x_sp), dim=1))

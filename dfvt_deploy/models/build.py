@@ -1,6 +1,7 @@
 """The models by task and variant, untrained or with the weights that a manifest records, and their
 sizes beside the published figures."""
 
+import json
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..data import published_figures
+from ..data import DIRECTORY
 from ..errors import BadInput, CheckpointError
 from ..files import sha256_of
 from ..manifest import Manifest
@@ -165,8 +166,9 @@ class ModelRow:
 
 
 def model_table() -> list[ModelRow]:
-    """Make a row for each published model, on the meta device: no weights are made."""
-    figures = published_figures()
+    """Make a row for each published model, on the meta device: no weights are made. The published
+    figures are those of the paper's tables (main text and supplement)."""
+    figures = json.loads((DIRECTORY / "paper.json").read_text(encoding="utf-8"))
     return [_row(t, v, figures[t][v]) for t in Task if t in figures for v in Variant]
 
 

@@ -16,7 +16,7 @@ from ..artifact import Artifact, open_artifact, read_manifest
 from ..cores import int8_saturates, processor, usable_cores
 from ..engines.engine import Engine
 from ..errors import BadInput, MissingDependency, StageFailed
-from ..files import sha256_of, staging_directory, sync, sync_tree, write_text
+from ..files import sha256_of, staging_directory, sync, write_text
 from ..manifest import MANIFEST, Manifest, Setting
 from ..names import STEPS
 from ..progress import note, warn
@@ -197,7 +197,8 @@ def _stage(staging: Path, artifact: Artifact, served: ServedModel) -> None:
         files=layout.hashes(staging, name, version),
     )
     (ensemble / layout.VERSION_RECORD).write_text(record.as_text(), encoding="utf-8")
-    sync_tree(staging)
+    for path in (*staging.rglob("*"), staging):
+        sync(path)
 
 
 def _copy_network(folder: Path, artifact: Artifact, served: ServedModel) -> None:
