@@ -115,9 +115,7 @@ def file_record(path: Path, precision: Precision, command: str, **more: Any) -> 
 
 
 def open_artifact(
-    directory: str | Path,
-    precision: Precision | None = None,
-    target: Int8Target = Int8Target.CPU,
+    directory: str | Path, precision: Precision | None = None, target: Int8Target = Int8Target.CPU
 ) -> Artifact:
     """Read a folder of `exports/` and verify its files against its manifest: all of them, or only
     model.onnx and the ONNX file of a precision; of INT8, the file that `target` runs. Raises

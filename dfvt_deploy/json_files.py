@@ -42,13 +42,7 @@ def parse_json(text: str) -> Any:
     surrogate pair or a null character."""
     _check_depth(text)
     try:
-        content = json.loads(
-            text,
-            object_pairs_hook=_object,
-            parse_constant=_refuse_number,
-            parse_float=_finite,
-            parse_int=_int64,
-        )
+        content = json.loads(text, object_pairs_hook=_object, **_NUMBERS)
         if _SUSPECT_ESCAPE.search(text):
             _check_characters(content)
     except json.JSONDecodeError as error:
@@ -92,6 +86,9 @@ def _int64(text: str) -> int:
 def _refuse_number(text: str) -> NoReturn:
     shown = text if len(text) <= 24 else f"{text[:24]}…"
     raise JsonError(f"the number {shown} is not finite or needs more than 64 bits")
+
+
+_NUMBERS: Any = {"parse_float": _finite, "parse_int": _int64, "parse_constant": _refuse_number}
 
 
 def _check_characters(content: Any) -> None:

@@ -159,15 +159,12 @@ def _signature_of(kind: type[Options], names: Sequence[str]) -> inspect.Signatur
     given: list[inspect.Parameter] = []
     for name in reversed(names):
         field = fields.pop(name.lstrip("*").rpartition("/")[2])
-        several = name.startswith("*")
-        required = several or (given and given[0].default is field.empty)
-        given.insert(
-            0,
-            field.replace(
-                kind=field.VAR_POSITIONAL if several else field.POSITIONAL_OR_KEYWORD,
-                default=field.empty if required else field.default,
-            ),
-        )
+        field = field.replace(kind=field.POSITIONAL_OR_KEYWORD)
+        if name.startswith("*"):
+            field = field.replace(kind=field.VAR_POSITIONAL, default=field.empty)
+        elif given and given[0].default is field.empty:
+            field = field.replace(default=field.empty)
+        given.insert(0, field)
     return inspect.Signature([*given, *fields.values()])
 
 

@@ -45,18 +45,11 @@ def _serve(connection: Connection) -> None:
     artifact, path = open_model(options)
     limits = ImageLimits(options.max_bytes, options.max_pixels)
     task = artifact.manifest.task
-    answer_options = served_task(task).answer_options(artifact.manifest, None, limits.max_pixels)
+    served = served_task(task)
+    answer_options = served.answer_options(artifact.manifest, None, limits.max_pixels)
     pipeline = Pipeline(artifact.manifest, answer_options)
-    runner = open_network(
-        path,
-        options.backend,
-        options.precision,
-        threads=threads,
-        streams=1,
-        arena=served_task(task).arena,
-        spinning=False,
-    )
-    with runner:
+    how = {"threads": threads, "streams": 1, "arena": served.arena, "spinning": False}
+    with open_network(path, options.backend, options.precision, **how) as runner:
         while True:
             shard = Shard(**json.loads(connection.recv_bytes()))
             rows, named = ShardRows(shard, task), enumerate(shard.names, shard.first)

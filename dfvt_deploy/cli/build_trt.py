@@ -47,20 +47,12 @@ def build_trt(options: BuildOptions) -> None:
 def _print_built(done: "Sequence[BuildResult]") -> None:
     rows = []
     for built in done:
-        if built.engine is None:
-            rows.append([built.model, str(built.precision), "failed", "", "", ""])
-            continue
-        record = built.engine.record
-        counted = record.inspected_layers or record.network_layers
-        rows.append(
-            [
-                built.model,
-                str(built.precision),
-                record.plan,
-                f"{record.size / 1e6:.1f}",
-                f"{record.seconds:.1f}",
-                f"{counted.count(record.precision)} of {counted.total} ({counted.source})",
-            ]
-        )
+        cells = ["failed", "", "", ""]
+        if built.engine is not None:
+            record = built.engine.record
+            counted = record.inspected_layers or record.network_layers
+            layers = f"{counted.count(record.precision)} of {counted.total} ({counted.source})"
+            cells = [record.plan, f"{record.size / 1e6:.1f}", f"{record.seconds:.1f}", layers]
+        rows.append([built.model, str(built.precision), *cells])
     columns = ["model", "precision", "file", "MB", "seconds", "compute layers in it"]
     print_table("Engines", columns, rows)

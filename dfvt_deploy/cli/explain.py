@@ -15,17 +15,12 @@ def explain(options: ExplainOptions) -> None:
 
     found = explain_images(options)
     print_json([each.as_json() for each in found])
+    rows: list[list[Cell]] = []
+    for each in found:
+        figures = [f"{value:.3f}" for value in each.faithfulness]
+        figures += [f"{each.sanity:+.3f}", f"{each.agreement:+.3f}"]
+        rows.append([(Path(each.image).name, each.target), each.source, *figures])
     columns = ["image\ntarget", "map", "deletion", "insertion", "figure", "random weights"]
-    rows: list[list[Cell]] = [
-        [
-            (Path(each.image).name, each.target),
-            each.source,
-            *(f"{value:.3f}" for value in each.faithfulness),
-            f"{each.sanity:+.3f}",
-            f"{each.agreement:+.3f}",
-        ]
-        for each in found
-    ]
     print_table("Heat maps (docs/explain.md)", [*columns, "agreement"], rows)
     text = f"{len(found)} maps, pictures and arrays in {options.output}"
     print_result(text, browser(found[0].picture if found else options.output))

@@ -33,11 +33,9 @@ def plan(options: PlanOptions) -> None:
 def _rows(found: "Plan", options: PlanOptions) -> list[tuple[str, str]]:
     busy = ", ".join(f"{name} {share:.0%}" for name, share in found.busy.items())
     down = found.servers - found.least
+    rate = f"{found.server_rate:.1f} images/s with a p99 of {options.p99_ms:g} ms"
     rows = [
-        (
-            "one server takes",
-            f"{found.server_rate:.1f} images/s with a p99 of {options.p99_ms:g} ms",
-        ),
+        ("one server takes", rate),
         ("servers for the rate", f"{found.least}, each {busy} busy"),
         ("servers that may be down", f"{down}, each up for {options.server_availability:.2%}"),
         ("p50, p99", f"{found.p50_ms:.0f}, {found.p99_ms:.0f} ms"),

@@ -70,16 +70,10 @@ def _answers(
             failures.append(error)
             image_done()
 
-        for answer in ask(
-            images,
-            options.model,
-            url=options.url,
-            protocol=options.protocol,
-            version=options.model_version,
-            min_score=options.min_score,
-            timeout=options.timeout,
-            failed=failed,
-        ):
+        same = ("url", "protocol", "min_score", "timeout")
+        chosen = {name: getattr(options, name) for name in same}
+        chosen |= {"version": options.model_version, "failed": failed}
+        for answer in ask(images, options.model, **chosen):
             picture = None
             if options.save:
                 drawn = draw_prediction(answer, least)

@@ -40,16 +40,10 @@ def _print_validation(found: "Validation", options: ValidateOptions) -> None:
             scores.append(f"{stage.scores[found.metric]:.2f}" if stage.scores else "")
             bound = f" (bound {stage.gate.upper_bound:.2f})" if stage.gate else ""
             scores.append("" if stage.drop is None else f"{stage.drop:.2f}{bound}")
-        rows.append(
-            [
-                stage.name,
-                stage.source or "",
-                tuple(map(str, shown_checks(stage.step_checks))),
-                tuple(map(str, shown_checks(stage.total_checks))),
-                *scores,
-                f"{stage.outcome}, culprit" if stage.name == found.culprit else stage.outcome,
-            ]
-        )
+        both = (stage.step_checks, stage.total_checks)
+        checks = [tuple(map(str, shown_checks(each))) for each in both]
+        outcome = f"{stage.outcome}, culprit" if stage.name == found.culprit else stage.outcome
+        rows.append([stage.name, stage.source or "", *checks, *scores, outcome])
     print_table(
         f"{found.model} on {found.images:,} images of {found.dataset}: figures and their limits",
         ["stage", "compared with", "difference", "from the reference", *scored, "outcome"],

@@ -28,12 +28,8 @@ def scaled(image: Image.Image, side: int | None) -> Image.Image:
     """The RGB image at the size at which it is drawn: its longest side `side` pixels long, or
     without `side` as it is, small ones enlarged."""
     longest, shortest = max(image.size), min(image.size)
-    scale = side / longest if side else 1.0
-    if not side:
-        shorter = min(_LEAST_SHORTEST / shortest, _MOST_ENLARGED / longest)
-        scale = max(1.0, _LEAST_LONGEST / longest, shorter)
-    if scale == 1:
-        return image.convert("RGB")
+    enlarged = min(_LEAST_SHORTEST / shortest, _MOST_ENLARGED / longest)
+    scale = side / longest if side else max(1.0, _LEAST_LONGEST / longest, enlarged)
     width, height = (max(1, round(length * scale)) for length in image.size)
     return image.convert("RGB").resize((width, height))
 

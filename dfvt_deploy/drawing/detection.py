@@ -19,10 +19,7 @@ _FARTHEST = 6
 
 
 def draw(
-    image: Image.Image,
-    answers: Answers,
-    min_score: float = DRAWN_SCORE,
-    side: int | None = None,
+    image: Image.Image, answers: Answers, min_score: float = DRAWN_SCORE, side: int | None = None
 ) -> Image.Image:
     """The image with the detections that have at least `min_score`, the best on top, above a line
     that says how many these are. Labels without a free place on the image are below that line."""
@@ -125,15 +122,8 @@ def _wanted(box: NDArray[np.float64], size: tuple[int, int]) -> NDArray[np.float
     """Upper left corners (M, 2) in the order in which they are tried: above the box, inside it,
     below it, at its right, then around the box's corner from near to far."""
     (x1, y1, x2, y2), (width, height) = box, size
-    at_box = [
-        (x1, y1 - height),
-        (x1, y1),
-        (x2 - width, y1 - height),
-        (x2 - width, y1),
-        (x1, y2),
-        (x1, y2 - height),
-        (x2, y1),
-    ]
+    at_box = [(x1, y1 - height), (x1, y1), (x2 - width, y1 - height), (x2 - width, y1)]
+    at_box += [(x1, y2), (x1, y2 - height), (x2, y1)]
     steps = np.arange(-_FARTHEST, _FARTHEST + 0.5, 0.5) * height
     around = np.stack(np.meshgrid(steps, steps), axis=-1).reshape(-1, 2)
     around = around[np.argsort(np.hypot(*around.T), kind="stable")]

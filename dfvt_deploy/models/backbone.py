@@ -103,14 +103,9 @@ class AttentionStage(nn.Module):
     ) -> None:
         super().__init__()
         channels = config.channels[stage]
+        sizes = channels, config.heads[stage], config.mlp_ratio
         self.blocks = nn.ModuleList(
-            Block(
-                channels,
-                config.heads[stage],
-                config.mlp_ratio,
-                shifted=shift_odd and j % 2 == 1,
-                padded=padded,
-            )
+            Block(*sizes, shifted=shift_odd and j % 2 == 1, padded=padded)
             for j in range(config.depths[stage])
         )
         if stage < 3:

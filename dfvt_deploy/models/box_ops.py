@@ -126,12 +126,7 @@ def select_best(
 
 @torch.jit.script_if_tracing  # type: ignore[untyped-decorator]
 def _select_in_turn(
-    corners: Corners,
-    scores: Tensor,
-    soft: bool,
-    threshold: float,
-    removed: float,
-    count: int,
+    corners: Corners, scores: Tensor, soft: bool, threshold: float, removed: float, count: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The loop of `select_best`, with corners (N * G, K)."""
     batch, groups, slots = scores.shape

@@ -202,8 +202,8 @@ def load_backbone_checkpoint(
             "classification checkpoint"
         )
     backbone = model.get_submodule("backbone")
-    kept = {k: v for k, v in backbone.state_dict().items() if not k.endswith(NOT_WEIGHTS)}
-    expected = {k: v for k, v in kept.items() if not k.startswith(_DENSE_ONLY)}
+    of_both = {k: v for k, v in backbone.state_dict().items() if not k.startswith(_DENSE_ONLY)}
+    expected = {k: v for k, v in of_both.items() if not k.endswith(NOT_WEIGHTS)}
     own = {k: v for k, v in state.weights.items() if not k.startswith(("head.", "norm."))}
     _load(backbone, expected, own, f"{path} does not fit the backbone")
     return found

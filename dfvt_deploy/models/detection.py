@@ -107,13 +107,9 @@ class RoIHead(nn.Module):
         masks = self.mask_head(aligned, labels.flatten())
         masks = masks.reshape(-1, DETECTIONS, MASK_SIZE, MASK_SIZE)
         used = scores > 0
-        return PaddedDetections(
-            boxes,
-            scores,
-            torch.where(used, labels, -1),
-            torch.where(used[..., None, None], masks, 0),
-            used.sum(1, keepdim=True),
-        )
+        labels = torch.where(used, labels, -1)
+        masks = torch.where(used[..., None, None], masks, 0)
+        return PaddedDetections(boxes, scores, labels, masks, used.sum(1, keepdim=True))
 
     def select(
         self, proposals: Tensor, logits: Tensor, deltas: Tensor, image_sizes: Tensor

@@ -116,13 +116,8 @@ def roi_align(feature: Tensor, boxes: Tensor, image: Tensor, bins: int, stride: 
     row = row_first[:, :, None].expand(-1, -1, bins).flatten()[bag] + term // per_row
     col = col_first[:, None, :].expand(-1, bins, -1).flatten()[bag] + term % per_row
     table = feature.permute(0, 2, 3, 1).reshape(-1, channels)
-    out = F.embedding_bag(
-        rows[row] + cols[col],
-        table,
-        first_term,
-        mode="sum",
-        per_sample_weights=row_weights[row] * col_weights[col],
-    )
+    pixels, weights = rows[row] + cols[col], row_weights[row] * col_weights[col]
+    out = F.embedding_bag(pixels, table, first_term, mode="sum", per_sample_weights=weights)
     return out.reshape(-1, bins, bins, channels).permute(0, 3, 1, 2)
 
 
