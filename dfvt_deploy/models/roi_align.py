@@ -19,42 +19,29 @@ def pyramid_roi_align(
 ) -> Tensor:
     """Features (N * K, C, bins, bins) of boxes (N, K, 4) in input pixels, each taken from the level
     of the box; an empty box gives zeros. `features` are a map (N, C, H / stride, W / stride) per
-    stride, the finest first."""
+    stride, the finest first. When exported, every level samples as many boxes as there are."""
     batch, count, _ = boxes.shape
     image = torch.arange(batch, device=boxes.device)[:, None].expand(-1, count).flatten()
     boxes = boxes.flatten(0, 1)
     side = ((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])).sqrt()
     level_of = (side / FINEST_SIDE + 1e-6).log2().floor().clamp(0, len(features) - 1).long()
-    if torch.onnx.is_in_onnx_export():
-        return _exported(features, strides, boxes, image, level_of, bins)
-    result = boxes.new_zeros(len(boxes), features[0].shape[1], bins, bins)
-    for level, (feature, stride) in enumerate(zip(features, strides, strict=True)):
-        rows = (level_of == level).nonzero()[:, 0]
-        if len(rows):
-            result[rows] = roi_align(feature, boxes[rows], image[rows], bins, stride)
-    return result
-
-
-def _exported(
-    features: Sequence[Tensor],
-    strides: Sequence[int],
-    boxes: Tensor,
-    image: Tensor,
-    level_of: Tensor,
-    bins: int,
-) -> Tensor:
-    """`pyramid_roi_align` in operators of ONNX: every level samples as many boxes as there are.
-
-    Runtimes differ in what RoiAlign gives for a box without area or outside the map: zeros or NaN.
-    So a level samples a part of its first cell in place of each empty box and of each box of
-    another level, and Where drops what was sampled there.
-    """
+    levels = enumerate(zip(features, strides, strict=True))
+    if not torch.onnx.is_in_onnx_export():
+        result = boxes.new_zeros(len(boxes), features[0].shape[1], bins, bins)
+        for level, (feature, stride) in levels:
+            rows = (level_of == level).nonzero()[:, 0]
+            if len(rows):
+                result[rows] = roi_align(feature, boxes[rows], image[rows], bins, stride)
+        return result
+    # Runtimes differ in what RoiAlign gives for a box without area or outside the map: zeros or
+    # NaN. So a level samples a part of its first cell in place of each empty box and of each box of
+    # another level, and Where drops what was sampled there.
     scale = boxes.new_tensor([1 / stride for stride in strides])[level_of][:, None]
     scaled = boxes * scale - 0.5  # as RoiAlign computes them: small boxes are empty by rounding
     empty = (scaled[:, 2] <= scaled[:, 0]) | (scaled[:, 3] <= scaled[:, 1])
     level_of = torch.where(empty, -1, level_of)
     out = boxes.new_zeros(())
-    for level, (feature, stride) in enumerate(zip(features, strides, strict=True)):
+    for level, (feature, stride) in levels:
         here = level_of == level
         corner = boxes.new_tensor([stride / 2, stride / 2, stride, stride])
         sampled = torch.where(here[:, None], boxes, corner).reshape(-1, 4)
