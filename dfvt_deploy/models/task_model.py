@@ -90,7 +90,7 @@ class TaskModel:
     head_weight: str
     outputs: Callable[..., dict[str, Tensor]]
     counted_size: tuple[int, int]
-    exported: Callable[..., Any] = lambda model, *inputs: model(*inputs)
+    exported: Callable[..., Any] = lambda model, *inputs, **_: model(*inputs)
     accuracy: tuple[tuple[str, str], ...] = ()
     background_rows: int = 0
     backbone_prefix: str = "backbone."
