@@ -16,7 +16,6 @@ or None, a union of a `StringEnum` and a Literal, or a tuple of any length of th
 may be given several times.
 """
 
-import contextlib
 import dataclasses
 import functools
 import inspect
@@ -183,15 +182,15 @@ def alternatives(hint: Any) -> tuple[Any, ...]:
     return (hint,)
 
 
-def words_of(hint: Any) -> tuple[str, ...]:
-    """The words that a field of `StringEnum` or Literal types accepts; empty for other types."""
-    words: list[str] = []
+def choices(hint: Any) -> dict[str, Any]:
+    """The values of a field of `StringEnum` or Literal types by word; empty for other types."""
+    values: list[Any] = []
     for part in alternatives(hint):
         if typing.get_origin(part) is Literal:
-            words += map(str, typing.get_args(part))
+            values += typing.get_args(part)
         elif isinstance(part, type) and issubclass(part, Enum):
-            words += [str(member.value) for member in part]
-    return tuple(words)
+            values += part
+    return {str(value): value for value in values}
 
 
 def _is_repeated(hint: Any) -> bool:
@@ -205,14 +204,10 @@ def _converted(value: Any, hint: Any, name: str) -> Any:
         if isinstance(value, str):
             raise BadInput(f"{name} takes several values, not the text {value!r}")
         return tuple(_converted(each, typing.get_args(hint)[0], name) for each in value)
-    if words := words_of(hint):
-        for part in alternatives(hint):
-            if typing.get_origin(part) is Literal and value in typing.get_args(part):
-                return value
-            if isinstance(part, type) and issubclass(part, Enum):
-                with contextlib.suppress(ValueError):
-                    return part(value)
-        raise BadInput(f"{name} {str(value)!r} is none of {', '.join(words)}")
+    if known := choices(hint):
+        if str(value) not in known:
+            raise BadInput(f"{name} {str(value)!r} is none of {', '.join(known)}")
+        return known[str(value)]
     (part,) = alternatives(hint)
     if part == Size:
         return _size(value, name)

@@ -21,7 +21,7 @@ import typer
 
 import dfvt_deploy
 from dfvt_deploy.cli import app
-from dfvt_deploy.options import Options, alternatives, info_of, words_of
+from dfvt_deploy.options import Options, alternatives, choices, info_of
 
 ROOT = Path(__file__).parent.parent
 
@@ -50,7 +50,7 @@ def _table(options: type[Options]) -> str:
         if field.default is dataclasses.MISSING:
             default = "required"
         each = typing.get_args(hint)[0] if typing.get_origin(hint) is tuple else hint
-        words = ", ".join(word for part in alternatives(each) for word in words_of(part))
+        words = ", ".join(word for part in alternatives(each) for word in choices(part))
         text = info.help + (f" One of: {words}." if words else "")
         rows.append(f"| `{info.flag or field.name.upper()}` | {default} | {text} |")
     return "\n".join(rows) if len(rows) > 2 else "No options of its own."

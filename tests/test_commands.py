@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from dfvt_deploy.cli import app
 from dfvt_deploy.cli.parameters import options_from
-from dfvt_deploy.options import Size, alternatives, info_of, words_of
+from dfvt_deploy.options import Size, alternatives, choices, info_of
 
 ROOT = Path(__file__).parent.parent
 GROUP = typer.main.get_command(app)
@@ -101,7 +101,7 @@ def other_value(field, hint):
         item = typing.get_args(hint)[0]
         first = other_value(field, item)
         return (first, "it's -2") if item is str else (first,)
-    if words := words_of(hint):
+    if words := list(choices(hint)):
         return next(word for word in reversed(words) if word != field.default)
     (part,) = alternatives(hint)
     if part is bool:
@@ -121,7 +121,7 @@ def required(name):
     hints = typing.get_type_hints(kind)
     return {
         field.name: VALUES.get((name, field.name))
-        or (words_of(hints[field.name]) or [other_value(field, hints[field.name])])[0]
+        or ([*choices(hints[field.name])] or [other_value(field, hints[field.name])])[0]
         for field in dataclasses.fields(kind)
         if field.default is dataclasses.MISSING
     }

@@ -10,7 +10,7 @@ from typing import Annotated, Any, TypeVar
 import typer
 
 from .. import quiet
-from ..options import Options, Size, alternatives, info_of, words_of
+from ..options import Options, Size, alternatives, choices, info_of
 from . import output
 from .app import app
 from .exit_codes import command
@@ -94,7 +94,7 @@ def _parameter(field: dataclasses.Field[Any], hint: Any) -> inspect.Parameter:
     # The options dataclass converts the text of other types, so that users see its error.
     plain = part if not others and part in (bool, int, float, Path) else str
     settings: dict[str, Any] = {"help": info.help, "envvar": info.envvar}
-    if words := info.words or words_of(of_one):
+    if words := info.words or choices(of_one):
         settings["metavar"] = info.flag.lstrip("-").upper()
         settings["help"] += f" One of: {', '.join(words)}."
     elif plain is not bool:
