@@ -180,8 +180,7 @@ def read_manifest(path: Path) -> Manifest:
 
 def write_artifact(directory: Path, manifest: Manifest, files: Mapping[str, Path]) -> Artifact:
     """Put a newly exported model in a folder, all of it in one step; `files`, by their final name,
-    are moved. Files that were derived from an earlier model.onnx stay listed and are known to be
-    stale."""
+    are moved. Files that were derived from an earlier model.onnx stay listed, as stale ones."""
 
     def with_derived() -> Manifest:
         with suppress(ArtifactError):

@@ -86,9 +86,8 @@ class Options:
         """Raise BadInput for options that do not go together. Subclasses override it."""
 
     def refuse(self, reason: str, *names: str) -> None:
-        """Raise BadInput where one of these fields has another value than its default, so that no
-        option is accepted and then ignored. `reason` follows the option with its value, such as `is
-        for --backend tensorrt`."""
+        """Raise BadInput where one of these fields has another value than its default, so that none
+        is accepted and then ignored. `reason` follows the option: `is for --backend tensorrt`."""
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if field.name in names and value != field.default:

@@ -6,8 +6,7 @@ import logging
 import warnings
 from collections.abc import Iterator
 
-#: Whether `--quiet` was given: a command shows no progress, no notes, and of its answer the result
-#: and the next command alone.
+#: Whether `--quiet` was given: no progress, no notes, of the answer the result and next command.
 wanted = False
 
 

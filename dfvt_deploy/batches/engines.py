@@ -33,8 +33,7 @@ _SHARDS_AT_ONCE = 64
 #: Memory for what is on its way between Ray's processes of this machine.
 _OBJECT_STORE = 256 * 2**20
 
-#: Without these, the Ray of a single machine listens on all addresses, runs what anyone sends, and
-#: reports its use.
+#: Without these, Ray on one machine listens on all addresses, runs what anyone sends, reports use.
 _PRIVATE = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     "RAY_AUTH_MODE": "token",
@@ -168,9 +167,8 @@ class ShardActor:
 
 
 def answer_on_ray(options: BatchOptions, shards: Iterator[Shard]) -> Iterator[ShardTables]:
-    """Answer shards in actors of Ray Data, in the order in which they are done. Ray replaces an
-    actor that was killed, and does its shard again. Raises StageFailed where there is no cluster at
-    the address, or Ray failed."""
+    """Answer shards in actors of Ray Data, in the order in which they are done. Ray replaces a
+    killed actor and does its shard again. Raises StageFailed without a cluster, or if Ray failed."""
     with _cluster(options) as ray:
         ray.data.DataContext.get_current().enable_progress_bars = False
         workers = options.workers or max(1, int(ray.cluster_resources().get("CPU", 1)))

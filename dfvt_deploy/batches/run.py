@@ -118,8 +118,7 @@ def _write(plan: Plan, tables: ShardTables) -> None:
 
 
 def _counted(plan: Plan) -> BatchRecord:
-    """The record of the finished run. Raises StageFailed where rows are missing or too many, or no
-    image has an answer."""
+    """The record of the finished run; StageFailed where its rows do not add up, or none answers."""
     read, answered, failed, reason = arrow().parquet, 0, 0, ""
     for shard in plan.shards(pending=False):
         paths = plan.tables(shard.number)

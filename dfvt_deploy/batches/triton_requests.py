@@ -66,9 +66,8 @@ def answer_on_triton(options: BatchOptions, shards: Iterator[Shard]) -> Iterator
 
 
 class _Run:
-    """What all threads know. `answered`: how many images were; `at`: when the last one was. A
-    thread sends one image after the other to the first of its runners, and to the next where that
-    fails."""
+    """What all threads know. `answered`: how many images were; `at`: when the last one was. Each
+    sends one image after the other to the first of its runners, to the next where that fails."""
 
     def __init__(self, options: BatchOptions) -> None:
         self.options, self.task = options, served_model_task(options)

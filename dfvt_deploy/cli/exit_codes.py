@@ -22,8 +22,7 @@ Result = TypeVar("Result")
 @contextmanager
 def command(debug: bool) -> Iterator[None]:
     """Run the body of a command and turn its error into a message and an exit code; with `debug`
-    also print the traceback. SIGTERM and SIGHUP end the body as Ctrl-C does, so that nothing is
-    left behind."""
+    also print the traceback. SIGTERM and SIGHUP end the body as Ctrl-C does: nothing is left."""
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)
     try:
@@ -81,8 +80,7 @@ def for_each(
     show: Callable[[Result], None] = lambda _: None,
 ) -> Iterator[list[Result]]:
     """Call a function for each item, show each result, and give the block all of them; failures are
-    raised after it, as a StageFailed with the name of each failed item and its error. That of a
-    single item is raised as it is."""
+    raised after it, as a StageFailed with each item's name and error. A single item's is raised."""
     done: list[Result] = []
     failed: list[str] = []
     for name, item in items.items():

@@ -48,8 +48,7 @@ def print_line(text: str) -> None:
 
 
 def print_result(text: str, next_command: str | None = None) -> None:
-    """Print at once the line that an answer comes to, and the command to go on with, quoted, but
-    not with `--json`."""
+    """Print at once what an answer comes to, and the command to go on with; not with `--json`."""
     if json_wanted:
         return
     print(printable(text), flush=True)

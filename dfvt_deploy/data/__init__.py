@@ -36,9 +36,8 @@ def class_names(task: Task) -> tuple[str, ...]:
 
 
 def palette(task: Task, num_classes: int) -> "NDArray[np.uint8]":
-    """A colour for each class, uint8 RGB (num_classes, 3): the published colours if the task has
-    some for this number of classes, else hues in steps of the golden ratio, which keeps
-    neighbouring class ids apart."""
+    """A colour for each class, uint8 RGB (num_classes, 3): those published for this number of
+    classes, else hues in steps of the golden ratio, which keeps neighbouring class ids apart."""
     import colorsys
 
     import numpy as np
@@ -76,8 +75,7 @@ def read_labels(path: str | Path) -> tuple[str, ...]:
 
 def labels_for(task: Task, num_classes: int, path: str | Path | None = None) -> tuple[str, ...]:
     """Names for a model's classes: from the file `path`, else the published ones, else
-    `class_<id>`. Raises BadInput where the file holds another number of names than the model has
-    classes."""
+    `class_<id>`. Raises BadInput where the file does not name as many as the model has."""
     if path is not None:
         names = read_labels(path)
         if len(names) != num_classes:

@@ -19,9 +19,8 @@ from .window_attention import WindowAttention
 
 @dataclass(frozen=True)
 class BackboneConfig:
-    """Sizes of one backbone: channels of the first stage, of which each further one has twice as
-    many, blocks and attention heads of each stage, and the hidden width of an MLP over its
-    channels."""
+    """Sizes of one backbone: channels of the first stage, which double with each further one,
+    blocks and attention heads of each stage, and an MLP's hidden width over its channels."""
 
     embed_dim: int
     depths: tuple[int, int, int, int]

@@ -69,9 +69,8 @@ def top(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 
 def shift_groups(boxes: Tensor, dim: int) -> Tensor:
-    """Move the boxes (N, ..., 4), not negative, of each group along `dim` away from those of all
-    others, as the published code does; zeros are empty slots. The rounding that this adds is part
-    of the published result."""
+    """Move the boxes (N, ..., 4), not negative, of each group along `dim` away from all others, as
+    the published code does, whose result has this rounding too; zeros are empty slots."""
     spacing = boxes.flatten(1).amax(1) + 1
     groups = torch.arange(boxes.shape[dim], device=boxes.device, dtype=boxes.dtype)
     groups = groups.reshape(-1, *(1,) * (boxes.ndim - 1 - dim))

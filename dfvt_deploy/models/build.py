@@ -31,8 +31,7 @@ def build_model(
 ) -> nn.Module:
     """Build a model in eval mode whose parameters hold nothing useful; see `load_checkpoint`.
     `num_classes` and, of a detector, `nms` are the published ones by default. Raises BadInput where
-    there is no such task, variant or NMS, a class count is out of range, or NMS is given for a task
-    that has none."""
+    there is no such task, variant or NMS, none for this task, or a class count is out of range."""
     try:
         task, variant = Task(task), Variant(variant)
         nms = None if nms is None else Nms(nms)
@@ -125,9 +124,8 @@ def _checkpoint_file(manifest: Manifest, checkpoint: str | Path | None) -> Path:
 
 
 def count_macs(task: Task, variant: Variant, num_classes: int | None = None) -> dict[str, int]:
-    """Count the multiply-accumulates of a model for one image of the paper's size, by part: those
-    of convolutions, linear layers and attention, as in the paper, and not those of norms and
-    activations."""
+    """Count the multiply-accumulates of a model for one image of the paper's size, by part: of
+    convolutions, linear layers and attention, as in the paper, not of norms and activations."""
     entry = model_of(task)
     with torch.device("meta"):
         model = build_model(task, variant, num_classes)

@@ -163,8 +163,7 @@ class CheckpointInfo:
 def inspect_checkpoint(path: str | Path, weights: Weights | str = Weights.MODEL) -> CheckpointInfo:
     """Tell task, variant, class count and layout of a checkpoint file, by its `model` weights or by
     the moving average `ema` that some training codes keep as `model_ema`, `state_dict_ema` or
-    `ema_state_dict`. Raises CheckpointError where the file is not readable, or not a DFvT
-    checkpoint."""
+    `ema_state_dict`. Raises CheckpointError where the file is no readable DFvT checkpoint."""
     return _read(path, weights)[1]
 
 
@@ -191,9 +190,8 @@ def load_backbone_checkpoint(
 ) -> CheckpointInfo:
     """Load a classification checkpoint into the backbone of a dense model; `weights` as in
     `inspect_checkpoint`. The classifier's head is left out, and what it does not have (the dense
-    outputs' norms and 1x1 convolutions, the head) keeps its values. Raises CheckpointError where
-    the checkpoint is not a classifier's of the model's variant, or does not fit. The model is then
-    unchanged."""
+    outputs' norms and 1x1 convolutions, the head) keeps its values. Raises CheckpointError, and
+    changes nothing, where the checkpoint is not a classifier's of the variant, or does not fit."""
     state, found = _read(path, weights)
     task, variant, _ = _identify(model.state_dict(), "model")
     if not model_of(found.task).is_backbone or found.variant is not variant:

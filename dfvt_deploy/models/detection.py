@@ -29,10 +29,9 @@ DELTA_STDS = (0.1, 0.1, 0.2, 0.2)
 
 
 class PaddedDetections(NamedTuple):
-    """Detections of a batch in tensors of a fixed size, best first: boxes float32 (N, 100, 4), xyxy
-    in input pixels, scores float32 (N, 100), labels int64 (N, 100), masks float32 (N, 100, 28, 28),
-    probabilities on a grid over the box, and num_detections int64 (N, 1). Unused rows hold score 0,
-    label -1 and zeros."""
+    """Detections of a batch, best first: boxes float32 (N, 100, 4), xyxy in input pixels, scores
+    float32 (N, 100), labels int64 (N, 100), masks float32 (N, 100, 28, 28), probabilities on a grid
+    over the box, and num_detections int64 (N, 1). Unused rows hold label -1 and zeros."""
 
     boxes: Tensor
     scores: Tensor
@@ -115,8 +114,7 @@ class RoIHead(nn.Module):
         self, proposals: Tensor, logits: Tensor, deltas: Tensor, image_sizes: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Select the best 100 detections among the box head's outputs for proposals (N, K, 4):
-        boxes (N, 100, 4) in input pixels, scores (N, 100) and labels (N, 100); unused rows are
-        zeros."""
+        boxes (N, 100, 4) in input pixels, scores and labels (N, 100); unused rows are zeros."""
         count, classes = proposals.shape[1], self.num_classes
         scores = logits.softmax(1)[:, :-1].reshape(-1, count, classes).transpose(1, 2)
         deltas = deltas.reshape(-1, count, classes, 4) * self.stds
@@ -143,9 +141,8 @@ class RoIHead(nn.Module):
 
 
 class MaskRCNN(nn.Module):
-    """Mask R-CNN; its state-dict keys are those of the published checkpoints. The kind of NMS is
-    that of the proposals and of the classes alike: T and S were published with hard, B with soft
-    NMS."""
+    """Mask R-CNN; its state-dict keys are those of the published checkpoints. Proposals and classes
+    have the same kind of NMS: T and S were published with hard, B with soft NMS."""
 
     def __init__(self, config: BackboneConfig, num_classes: int, nms: Nms) -> None:
         super().__init__()

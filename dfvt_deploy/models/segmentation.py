@@ -39,9 +39,8 @@ class ConvModule(ConvNorm):
 
 def averaging_matrix(length: int, like: Tensor) -> Tensor:
     """Adaptive average pooling of `length` positions to each of `POOL_SIDES`, as one matrix (12,
-    length) of the dtype and device of `like`: 1 bin, then 2, 3 and 6. Bin i of k averages the
-    positions floor(i * length / k) to ceil((i + 1) * length / k). Unlike the pooling operator it
-    exports with a symbolic length."""
+    length) of the dtype and device of `like`: 1 bin, then 2, 3 and 6. Bin i of k averages positions
+    floor(i * length / k) to ceil((i + 1) * length / k). It exports with a symbolic length."""
     index = torch.tensor([i for k in POOL_SIDES for i in range(k)], device=like.device)
     side = torch.tensor([k for k in POOL_SIDES for _ in range(k)], device=like.device)
     start = index * length // side
@@ -104,8 +103,7 @@ class FusionConv(ConvNorm):
         fine_weight, *weights = torch.split(weight, list(self.in_channels), dim=1)
         for x, taps in zip(coarse, weights, strict=True):
             h, w = x.shape[2], x.shape[3]
-            # The output channels are (C', column tap, row tap), so that row taps and rows become
-            # one axis.
+            # Output channels are (C', column tap, row tap): row taps and rows become one axis.
             kernel = taps.permute(0, 3, 2, 1).reshape(9 * channels, -1, 1, 1)
             x = F.conv2d(x, kernel).reshape(-1, 3 * channels, 3 * h, w)
             x = enlarging_matrix(h, height, fine).reshape(height, 3 * h) @ x

@@ -35,8 +35,7 @@ class Finding:
     optional: bool = False
 
 
-#: Python distributions, the extra of dfvt-deploy that installs each, its commands, and whether
-#: these also work without it.
+#: Distributions, the extra that installs each, its commands, and whether these work without it.
 _PACKAGES = (
     ("torch", "export", "export, models, explain, quickstart", False),
     ("onnx", "export", "export, quickstart", False),
