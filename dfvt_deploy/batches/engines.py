@@ -168,7 +168,7 @@ class ShardActor:
 
 def answer_on_ray(options: BatchOptions, shards: Iterator[Shard]) -> Iterator[ShardTables]:
     """Answer shards in actors of Ray Data, in the order in which they are done. Ray replaces a
-    killed actor and does its shard again. Raises StageFailed without a cluster, or if Ray failed."""
+    killed actor and does its shard again. Raises StageFailed without a cluster, or if Ray fails."""
     with _cluster(options) as ray:
         ray.data.DataContext.get_current().enable_progress_bars = False
         workers = options.workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
