@@ -165,14 +165,15 @@ def _locked_folder(target: Path) -> tuple[int, Path]:
 def _remove_abandoned(target: Path) -> None:
     """Remove hidden folders for `target` whose process is no more."""
     prefix = f".{target.name}."
-    for entry in list(target.parent.iterdir()):
-        if not (entry.name.startswith(prefix) and entry.name.endswith(_PART)):
+    for name in os.listdir(target.parent):  # noqa: PTH208  of a folder with many files
+        if not (name.startswith(prefix) and name.endswith(_PART)):
             continue
         with suppress(OSError):  # Another process was faster, or it belongs to another user.
-            handle = os.open(entry, os.O_RDONLY | os.O_NOFOLLOW | os.O_DIRECTORY)
+            folder = target.with_name(name)
+            handle = os.open(folder, os.O_RDONLY | os.O_NOFOLLOW | os.O_DIRECTORY)
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(entry, ignore_errors=True)
+                shutil.rmtree(folder, ignore_errors=True)
             finally:
                 os.close(handle)
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ..data import class_names, published_classes
 from ..errors import BadInput
-from ..files import staged, write_text
+from ..files import staged, staging_directory, write_text
 from ..types import Task
 from .images import arrow
 from .plan import Plan
@@ -98,18 +98,21 @@ def _coco_results(
 
 
 def _samples(plan: Plan) -> Iterator[dict[str, Any]]:
-    for row in _rows(plan):
-        if "boxes" in row:
-            found = {"_cls": "Detections", "detections": [*map(_detection, _found(row))]}
-        elif "class_map" in row:
-            path = plan.folder.absolute() / "fiftyone" / "masks" / f"{row['index']:08}.png"
-            with staged(path) as temporary:
-                temporary.write_bytes(row["class_map"])
-            found = {"_cls": "Segmentation", "mask_path": str(path)}
-        else:
-            label, score = row["labels"][0], row["scores"][0]
-            found = {"_cls": "Classification", "label": label, "confidence": score}
-        yield {"filepath": row["image"], "predictions": found}
+    masks = plan.folder.absolute() / "fiftyone" / "masks"
+    with staging_directory(masks) as staging:
+        for row in _rows(plan):
+            if "boxes" in row:
+                found = {"_cls": "Detections", "detections": [*map(_detection, _found(row))]}
+            elif "class_map" in row:
+                name = f"{row['index']:08}.png"
+                masks.mkdir(exist_ok=True)
+                (staging / name).write_bytes(row["class_map"])
+                (staging / name).replace(masks / name)
+                found = {"_cls": "Segmentation", "mask_path": str(masks / name)}
+            else:
+                label, score = row["labels"][0], row["scores"][0]
+                found = {"_cls": "Classification", "label": label, "confidence": score}
+            yield {"filepath": row["image"], "predictions": found}
 
 
 def _detection(found: tuple[Any, ...]) -> dict[str, Any]:
