@@ -32,21 +32,29 @@ def published_checkpoint(task: Task, variant: Variant, *, timeout: float = 60) -
             f"the authors published no {task} checkpoint, only {published}; "
             "give --checkpoint a file"
         )
-    base = os.environ.get("DFVT_DEPLOY_RELEASE_URL") or RELEASE_URL
+    url = f"{os.environ.get('DFVT_DEPLOY_RELEASE_URL') or RELEASE_URL}/{name}"
     file = cache_directory() / name
-    url, record = f"{base}/{name}", file.with_name(f"{name}.json")
-    if not file.is_file():
-        download(url, file, expected_sha256=_recorded_hash(record), timeout=timeout)
-    sha256, recorded = sha256_of(file), _recorded_hash(record)
+    part, record = file.with_name(f"{name}.part"), file.with_name(f"{name}.json")
+    recorded, fresh = _recorded_hash(record), not file.is_file()
+    if fresh:
+        _download(url, part, timeout)
+    found = part if fresh else file
+    sha256 = sha256_of(found)
     if recorded is None:
-        facts = {"url": url, "size": file.stat().st_size, "sha256": sha256}
+        facts = {"url": url, "size": found.stat().st_size, "sha256": sha256}
         write_text(record, json.dumps(facts, indent=2) + "\n")
+    elif sha256 != recorded and fresh:
+        part.unlink()
+        raise StageFailed(
+            f"{url} now has SHA-256 {sha256}, its first download had {recorded}; refused. "
+            f"If the authors replaced it and you trust the new file, delete {record}"
+        )
     elif sha256 != recorded:
         raise StageFailed(
             f"{file} has SHA-256 {sha256}, recorded at its first download: {recorded}; "
             "it was changed since. Delete it to download it again"
         )
-    return file
+    return part.replace(file) if fresh else file
 
 
 def _recorded_hash(record: Path) -> str | None:
@@ -60,16 +68,12 @@ def _recorded_hash(record: Path) -> str | None:
         ) from error
 
 
-def download(
-    url: str, file: Path, *, expected_sha256: str | None = None, timeout: float = 60
-) -> None:
-    """Download `url` to `file` with a progress bar, and go on behind what `<file>.part` holds.
-    Raises StageFailed where the server cannot be reached, or the file is shorter or longer than the
-    server said, or has another hash than `expected_sha256`."""
-    part = file.with_name(file.name + ".part")
+def _download(url: str, part: Path, timeout: float) -> None:
+    """Download `url` to `part` with a progress bar, and go on behind what that holds. Raises
+    StageFailed where the server cannot be reached, or sent less or more than it said."""
     validator_file = part.with_name(part.name + ".validator")
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
+        part.parent.mkdir(parents=True, exist_ok=True)
         _fetch(url, part, validator_file, timeout)
     except urllib.error.HTTPError as error:
         raise StageFailed(f"{url}: the server answered {error.code} {error.reason}") from error
@@ -78,14 +82,7 @@ def download(
             f"{url} could not be downloaded: {getattr(error, 'reason', error)}; run the command "
             "again to go on where it stopped, or download the file and give it with --checkpoint"
         ) from error
-    if expected_sha256 is not None and (sha256 := sha256_of(part)) != expected_sha256:
-        part.unlink()
-        raise StageFailed(
-            f"{url} now has SHA-256 {sha256}, its first download had {expected_sha256}; refused. "
-            f"If the authors replaced it and you trust the new file, delete {file}.json"
-        )
     validator_file.unlink(missing_ok=True)
-    part.replace(file)
 
 
 def _fetch(url: str, part: Path, validator_file: Path, timeout: float) -> None:
