@@ -16,7 +16,7 @@ class StringEnum(str, Enum):
 
 
 class Task(StringEnum):
-    """What a model answers. A task is one file of its name in each layer."""
+    """What a model answers."""
 
     CLASSIFICATION = "classification"
     DETECTION = "detection"

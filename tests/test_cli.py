@@ -13,6 +13,7 @@ from PIL import Image
 import dfvt_deploy
 from dfvt_deploy.errors import BadInput, DfvtError
 from dfvt_deploy.files import cache_directory
+from dfvt_deploy.start import doctor
 
 from .fixtures import encoded, json_document, photograph
 
@@ -256,6 +257,13 @@ def test_doctor_finds_what_the_tests_need():
     assert "--gpus=all" in findings["NVIDIA GPU"].fix
     done = run("doctor", "--json")
     assert {entry["name"] for entry in json_document("doctor", done.stdout)} == set(findings)
+
+
+def test_doctor_has_advice_for_missing_instructions_only(monkeypatch):
+    monkeypatch.setattr(doctor, "processor_field", lambda name: "sse2 avx512_vnni")
+    vnni, bfloat16 = doctor._instructions()
+    assert (vnni.found, vnni.fix, bfloat16.found) == ("avx512_vnni", "", "")
+    assert bfloat16.fix
 
 
 def test_exit_codes_are_those_of_the_contract():

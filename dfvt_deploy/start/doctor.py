@@ -121,8 +121,9 @@ def _instructions() -> list[Finding]:
         ("bfloat16", {"avx512_bf16", "amx_bf16"}, "populate --precision bf16", "use fp32 here"),
     )
     return [
-        Finding(name, ", ".join(sorted(sets & flags)), commands, fix, optional=True)
+        Finding(name, found, commands, "" if found else fix, optional=True)
         for name, sets, commands, fix in rows
+        for found in [", ".join(sorted(sets & flags))]
         if flags
     ]
 
