@@ -4,9 +4,8 @@ The library takes them, the manifest records them, and `command_line` writes the
 them again, so the three cannot disagree. The command line makes its parameters and its help from
 the same fields.
 
-    @dataclass(frozen=True, kw_only=True)
     class ConvertOptions(Options):
-        command: ClassVar[str] = "convert"
+        command = "convert"
         models: tuple[str, ...] = argument((), help="Names under --exports; all by default.")
         precision: Precision = option(help="Precision of the new file.")
         images: int | None = option(None, help="Most calibration images.", minimum=1)
@@ -28,6 +27,8 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeAlias, TypeVar
+
+from typing_extensions import dataclass_transform
 
 from .errors import BadInput
 
@@ -64,13 +65,17 @@ def argument(default: Any = dataclasses.MISSING, *, help: str) -> Any:
     return option(default, help=help, flag="")
 
 
+@dataclass_transform(frozen_default=True, kw_only_default=True)
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Base of every command's options. Values are converted to their field's type, so that texts
-    such as `"fp16"` or `"512x704"` and lists may be given. Raises BadInput where a value is not of
-    its field's type or is outside its limits, or `check` refuses the combination."""
+    """Base of every command's options, each a frozen dataclass. Values are converted to their
+    field's type, so that texts such as `"fp16"` or `"512x704"` and lists may be given. Raises
+    BadInput where a value is not of its type or limits, or `check` refuses the combination."""
 
     command: ClassVar[str]
+
+    def __init_subclass__(cls) -> None:
+        dataclass(frozen=True, kw_only=True)(cls)
 
     def __post_init__(self) -> None:
         hints = typing.get_type_hints(type(self))

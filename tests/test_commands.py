@@ -28,6 +28,7 @@ COMPANIONS: dict[tuple[str, str], dict[str, object]] = {
     ("build-trt", "compute_capability"): {"flavor": "rtx"},
     ("convert", "method"): {"precision": "int8"},
     ("convert", "target"): {"precision": "int8"},
+    ("convert", "weight_bits"): {"precision": "int8"},
     ("serve", "expose_embedded"): {"host": "10.0.0.1"},
     ("serve", "trace_every"): {"trace_url": "http://127.0.0.1:4318"},
     ("container start", "trace_every"): {"trace_url": "http://127.0.0.1:4318"},

@@ -2,9 +2,8 @@
 
 import inspect
 import shlex
-from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Literal
 
 import pytest
 import typer
@@ -16,9 +15,8 @@ from dfvt_deploy.options import Options, Size, argument, from_fields, option
 from dfvt_deploy.types import Precision, Task
 
 
-@dataclass(frozen=True, kw_only=True)
 class SampleOptions(Options):
-    command: ClassVar[str] = "sample"
+    command = "sample"
     models: tuple[str, ...] = argument((), help="Names of models.")
     precision: Precision = option(help="Precision of the file.")
     task: Task | Literal["all"] = option(Task.DETECTION, help="Task of the model.")

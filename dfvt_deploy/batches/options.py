@@ -1,6 +1,5 @@
-from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Literal
 
 from ..errors import BadInput
 from ..files import check_output_folder
@@ -17,11 +16,10 @@ class BatchEngine(StringEnum):
     TRITON = "triton"
 
 
-@dataclass(frozen=True, kw_only=True)
 class BatchOptions(Options):
     """Which images are answered by which model, by what, and where the tables go."""
 
-    command: ClassVar[str] = "batch"
+    command = "batch"
     input: str = argument(
         help="Folder, pattern as 'photos/*.jpg', list of paths (.txt), Parquet file with a column "
         "of bytes or paths, or one of these as a URL: s3://bucket/photos."

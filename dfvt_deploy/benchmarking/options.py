@@ -1,6 +1,4 @@
-from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
 from ..errors import BadInput
 from ..files import check_output_folder
@@ -24,11 +22,10 @@ class Runtime(StringEnum):
     TENSORRT = "tensorrt"
 
 
-@dataclass(frozen=True, kw_only=True)
 class BenchOptions(Options):
     """What is measured, on which images, and for how long."""
 
-    command: ClassVar[str] = "bench"
+    command = "bench"
 
     models: tuple[str, ...] = argument(
         (),

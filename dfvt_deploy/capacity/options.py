@@ -1,16 +1,13 @@
-from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
 from ..errors import BadInput
 from ..options import Options, argument, option
 
 
-@dataclass(frozen=True, kw_only=True)
 class PlanOptions(Options):
     """How many images in which time, and what one server was measured to need for an image."""
 
-    command: ClassVar[str] = "plan"
+    command = "plan"
     figures: Path = argument(
         help="JSON file of what one server needs: printed by bench --serve --json at a concurrency "
         "of 1 and of more, or measured by benchmarks/capacity.py."

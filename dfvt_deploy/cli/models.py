@@ -1,6 +1,5 @@
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from ..options import Options
 from ..types import Task
@@ -11,11 +10,10 @@ if TYPE_CHECKING:
     from ..models.build import ModelRow
 
 
-@dataclass(frozen=True, kw_only=True)
 class ModelsOptions(Options):
     """`models` has no options of its own."""
 
-    command: ClassVar[str] = "models"
+    command = "models"
 
 
 @add_command(ModelsOptions)

@@ -1,14 +1,10 @@
-from dataclasses import dataclass
-from typing import ClassVar
-
 from ..options import Options, option
 
 
-@dataclass(frozen=True, kw_only=True)
 class DemoOptions(Options):
     """Which server is tried, and where the page is."""
 
-    command: ClassVar[str] = "demo"
+    command = "demo"
 
     url: str = option("127.0.0.1:8000", help="host:port of the Triton server's HTTP.")
     host: str = option("127.0.0.1", help="IPv4 address that the page is served on.")

@@ -1,8 +1,8 @@
 """The options of `build-trt`."""
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 from ..files import cache_directory
 from ..names import onnx_file
@@ -16,11 +16,10 @@ _TENSORRT_ONLY = (
 )
 
 
-@dataclass(frozen=True, kw_only=True)
 class BuildOptions(Options):
     """Which engines are built, and how."""
 
-    command: ClassVar[str] = "build-trt"
+    command = "build-trt"
 
     models: tuple[str, ...] = argument((), help="Names under --exports; all of them by default.")
     exports: Path = option(Path("exports"), help="Folder of exported models.")

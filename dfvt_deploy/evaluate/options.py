@@ -1,8 +1,7 @@
 """The options of `validate`."""
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Literal
 
 from ..errors import BadInput
 from ..files import check_utf8
@@ -13,11 +12,10 @@ from ..types import Precision, TritonProtocol
 _MAX_THREADS = 1024
 
 
-@dataclass(frozen=True, kw_only=True)
 class ValidateOptions(Options):
     """Which forms of a model are compared on which images, and what they may lose."""
 
-    command: ClassVar[str] = "validate"
+    command = "validate"
 
     model: str = argument(help="Name of the exported model under --exports.")
     exports: Path = option(Path("exports"), help="Folder of exported models.")

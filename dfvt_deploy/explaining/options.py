@@ -1,8 +1,7 @@
 """The options of `explain`."""
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Literal
 
 from ..errors import BadInput
 from ..files import check_output_folder
@@ -21,11 +20,10 @@ Layer = Literal[
 ]
 
 
-@dataclass(frozen=True, kw_only=True)
 class ExplainOptions(Options):
     """What is explained of which images, and how."""
 
-    command: ClassVar[str] = "explain"
+    command = "explain"
 
     images: tuple[str, ...] = argument(help="Image files, folders of them, or patterns as '*.jpg'.")
     model: str = option(help="Name of the exported model under --exports.")

@@ -1,9 +1,8 @@
 """The options of `export`."""
 
 import dataclasses
-from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Literal
 
 from ..data import read_labels
 from ..errors import BadInput
@@ -24,11 +23,10 @@ MAX_OPSET = 23
 PUBLISHED = "published"
 
 
-@dataclass(frozen=True, kw_only=True)
 class ExportOptions(Options):
     """Which models are exported, with which weights, and how their graphs are written."""
 
-    command: ClassVar[str] = "export"
+    command = "export"
     variant: Variant | Literal["all"] = option(help="Size of the model.")
     task: Task | Literal["all"] = option(Task.CLASSIFICATION, help="Task of the model.")
     checkpoint: str | None = option(

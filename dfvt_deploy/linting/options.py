@@ -1,17 +1,15 @@
-from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 from ..options import Options, argument, option
 
 Format: TypeAlias = Literal["text", "json", "sarif"]
 
 
-@dataclass(frozen=True, kw_only=True)
 class LintOptions(Options):
     """See `linting.run.lint`."""
 
-    command: ClassVar[str] = "lint"
+    command = "lint"
     paths: tuple[Path, ...] = argument(
         (Path("model_repository"),), help="Repositories, or folders of single models."
     )

@@ -1,8 +1,7 @@
 """The options of `convert`."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import ClassVar
 
 from ..cores import int8_saturates
 from ..errors import BadInput
@@ -21,11 +20,10 @@ _DATA_MAX = 512.0
 _IMAGES = {Precision.FP16: (64, 16), Precision.INT8: (256, 32)}
 
 
-@dataclass(frozen=True, kw_only=True)
 class ConvertOptions(Options):
     """Which models are converted, to what, and what they are compared on."""
 
-    command: ClassVar[str] = "convert"
+    command = "convert"
 
     models: tuple[str, ...] = argument((), help="Names under --exports; all of them by default.")
     precision: Precision = option(help="Precision of the new file.", words=("fp16", "int8"))

@@ -1,17 +1,14 @@
-from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
 from ..errors import BadInput
 from ..options import Options, argument, option
 from ..text_files import check_name
 
 
-@dataclass(frozen=True, kw_only=True)
 class VersionsOptions(Options):
     """Which versions are listed, and which old ones are removed before."""
 
-    command: ClassVar[str] = "versions"
+    command = "versions"
     model: str | None = argument(None, help="Name of a model; all models by default.")
     repository: Path = option(Path("model_repository"), help="Triton model repository.")
     prune: int | None = option(
@@ -31,11 +28,10 @@ class VersionsOptions(Options):
             raise BadInput("--prune-previous is for --prune")
 
 
-@dataclass(frozen=True, kw_only=True)
 class RollbackOptions(Options):
     """Which model goes back to the version that was live before."""
 
-    command: ClassVar[str] = "rollback"
+    command = "rollback"
     model: str = argument(help="Name of a model in the repository.")
     repository: Path = option(Path("model_repository"), help="Triton model repository.")
     reason: str = option("", help="Why; one line, kept in the history.")
@@ -48,11 +44,10 @@ class RollbackOptions(Options):
                 raise BadInput(f"--reason: {error}") from None
 
 
-@dataclass(frozen=True, kw_only=True)
 class PromoteOptions(RollbackOptions):
     """Which version of a model becomes live."""
 
-    command: ClassVar[str] = "promote"
+    command = "promote"
     version: int | None = option(None, minimum=1, help="Version; the newest by default.")
     exports: Path = option(
         Path("exports"), help="Folder of exported models, for verdicts newer than the version."

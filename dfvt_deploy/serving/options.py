@@ -1,8 +1,7 @@
 """The options of `populate`, `serve`, `predict` and of the image's own commands."""
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Literal
 
 from ..errors import BadInput
 from ..files import check_output_folder
@@ -26,11 +25,10 @@ _PORT = {"minimum": 0, "maximum": 65535}
 _NOT_FOR_DOCKER = ("ephemeral_ports", "log_file", "timeout", "expose_embedded", "admin_key_file")
 
 
-@dataclass(frozen=True, kw_only=True)
 class PopulateOptions(Options):
     """Which files are served, by which backend, and with which limits."""
 
-    command: ClassVar[str] = "populate"
+    command = "populate"
     models: tuple[str, ...] = argument((), help="Names under --exports; all models by default.")
     exports: Path = option(Path("exports"), help="Folder of exported models.")
     repository: Path = option(Path("model_repository"), help="Triton model repository.")
@@ -162,11 +160,10 @@ class PopulateOptions(Options):
         return self.preprocess_instances or (4 if self.chosen_device == "gpu" else 2)
 
 
-@dataclass(frozen=True, kw_only=True)
 class ServeOptions(MonitoringOptions):
     """Where the server listens, and which server it is."""
 
-    command: ClassVar[str] = "serve"
+    command = "serve"
     repository: Path = option(Path("model_repository"), help="Triton model repository.")
     host: str = option("127.0.0.1", help="IPv4 address to listen on.")
     http_port: int = option(8000, **_PORT, help="Port of HTTP; 0 for a free one.")
@@ -214,7 +211,6 @@ class ServeOptions(MonitoringOptions):
             check_output_folder(self.log_file.parent, "--log-file")
 
 
-@dataclass(frozen=True, kw_only=True)
 class ContainerOptions(Options):
     """Where the image of the Dockerfile has its files."""
 
@@ -228,26 +224,23 @@ class ContainerOptions(Options):
     )
 
 
-@dataclass(frozen=True, kw_only=True)
 class RequirementOptions(Options):
     """`container tensorrt-requirement` has no options of its own."""
 
-    command: ClassVar[str] = "container tensorrt-requirement"
+    command = "container tensorrt-requirement"
 
 
-@dataclass(frozen=True, kw_only=True)
 class HealthOptions(ContainerOptions):
     """Which server must answer, and for which models."""
 
-    command: ClassVar[str] = "container health"
+    command = "container health"
     url: str = option("127.0.0.1:8000", help="host:port of HTTP.")
 
 
-@dataclass(frozen=True, kw_only=True)
 class PrepareOptions(ContainerOptions):
     """What the image of the Dockerfile makes a repository of."""
 
-    command: ClassVar[str] = "container prepare"
+    command = "container prepare"
     exports: Path = option(
         Path("/exports"),
         envvar="DFVT_EXPORTS",
@@ -284,11 +277,10 @@ class PrepareOptions(ContainerOptions):
         return exported_models(self.exports, names)
 
 
-@dataclass(frozen=True, kw_only=True)
 class StartOptions(PrepareOptions, MonitoringOptions):
     """What the image of the Dockerfile serves, and where."""
 
-    command: ClassVar[str] = "container start"
+    command = "container start"
     host: str = option("0.0.0.0", envvar="DFVT_HOST", help="IPv4 address to listen on.")
     http_port: int = option(8000, **_PORT, help="Port of HTTP.")
     grpc_port: int = option(8001, **_PORT, help="Port of gRPC.")
@@ -298,11 +290,10 @@ class StartOptions(PrepareOptions, MonitoringOptions):
     )
 
 
-@dataclass(frozen=True, kw_only=True)
 class PredictOptions(Options):
     """Which images are sent to which model, and what becomes of the answers."""
 
-    command: ClassVar[str] = "predict"
+    command = "predict"
     images: tuple[str, ...] = argument(help="Image files, folders of them, or patterns as '*.jpg'.")
     model: str = option(help="Name of the model on the server.")
     protocol: TritonProtocol = option(TritonProtocol.GRPC, help="Protocol of the requests.")

@@ -143,7 +143,6 @@ def _data_areas(maps: list[str]) -> Iterator[tuple[int, int]]:
             yield int(start, 16), int(end, 16)
 
 
-@dataclass(frozen=True, kw_only=True)
 class MonitoringOptions(Options):
     """Where the server sends OpenTelemetry traces."""
 

@@ -1,6 +1,5 @@
-from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Literal
 
 from ..errors import BadInput
 from ..files import check_output_folder, check_utf8
@@ -8,11 +7,10 @@ from ..options import Options, option
 from ..types import Task, Variant
 
 
-@dataclass(frozen=True, kw_only=True)
 class QuickstartOptions(Options):
     """The model that `quickstart` takes from export to answers, and the folders it writes."""
 
-    command: ClassVar[str] = "quickstart"
+    command = "quickstart"
     example: Literal["digits"] | None = option(
         None,
         help="Train a small model first, on images that a Python package has, and ask the server "
@@ -49,8 +47,7 @@ class QuickstartOptions(Options):
             raise BadInput(f"--picture {self.picture} is not the name of a .png file")
 
 
-@dataclass(frozen=True, kw_only=True)
 class DoctorOptions(Options):
     """`doctor` has no options of its own."""
 
-    command: ClassVar[str] = "doctor"
+    command = "doctor"

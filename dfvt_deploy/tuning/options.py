@@ -1,15 +1,13 @@
-from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Literal
 
 from ..options import Options, argument, option
 
 
-@dataclass(frozen=True, kw_only=True)
 class TuneOptions(Options):
     """What is looked for, under which load, and for how long."""
 
-    command: ClassVar[str] = "tune"
+    command = "tune"
     model: str = argument(help="Name of the model under --exports.")
     exports: Path = option(Path("exports"), help="Folder of exported models.")
     goal: Literal["latency", "throughput"] = option(
