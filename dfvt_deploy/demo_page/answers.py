@@ -13,11 +13,11 @@ from PIL import Image
 
 from ..compare.detection import box_iou
 from ..data import palette
-from ..drawing import text
+from ..drawing import Answers, text
 from ..drawing.segmentation import class_shares
 from ..errors import BadInput
 from ..explaining.heat_maps import ask_server, heat_colours, occlusion_maps
-from ..explaining.task_explanation import Answers, TaskExplanation
+from ..explaining.task_explanation import TaskExplanation
 from ..names import STEPS
 from ..runners.triton import TritonRunner
 from ..serving.http_api import read_document

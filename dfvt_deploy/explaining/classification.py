@@ -1,9 +1,8 @@
 """Explaining a class of an image."""
 
-from collections.abc import Sequence
-
+from ..drawing import Answers
 from ..tasks.classification import INPUT_SIZE, resized_size
-from .task_explanation import Answers, Box, Names, Target, TaskExplanation
+from .task_explanation import Box, Ids, Names, Target, TaskExplanation
 
 
 def _seen(width: int, height: int) -> Box:
@@ -15,9 +14,7 @@ def _seen(width: int, height: int) -> Box:
     return round(left * x), round(top * y), round(right * x), round(bottom * y)
 
 
-def _targets(
-    answers: Answers, labels: Names, classes: Sequence[int], _ranks: Sequence[int], top: int
-) -> list[Target]:
+def _targets(answers: Answers, labels: Names, classes: Ids, _ranks: Ids, top: int) -> list[Target]:
     return [Target(labels[i], i) for i in classes or answers["class_ids"][:top].tolist()]
 
 

@@ -1,18 +1,15 @@
 """Explaining one detection: the class of its box."""
 
-from collections.abc import Mapping, Sequence
 from typing import Any
 
-from numpy.typing import NDArray
-
 from ..compare.detection import box_iou
+from ..drawing import Answers
+from ..runners import Tensors
 from ..tasks.detection import result_from_answers
-from .task_explanation import Answers, Names, Target, TaskExplanation
+from .task_explanation import Ids, Names, Target, TaskExplanation
 
 
-def _targets(
-    answers: Answers, labels: Names, classes: Sequence[int], ranks: Sequence[int], top: int
-) -> list[Target]:
+def _targets(answers: Answers, labels: Names, classes: Ids, ranks: Ids, top: int) -> list[Target]:
     """The detections of these ranks, the best of each of these classes, or the best of all."""
     found = result_from_answers(answers)
     ids = found.labels.tolist()
@@ -34,7 +31,7 @@ def _score(answers: Answers, target: Target) -> float:
     return float((found.scores[same] * overlaps).max(initial=0))
 
 
-def _logit(model: Any, images: Any, inputs: Mapping[str, NDArray[Any]], target: Target) -> Any:
+def _logit(model: Any, images: Any, inputs: Tensors, target: Target) -> Any:
     """The logit that the box head gives the class for the detection's own box."""
     import torch
 
@@ -50,6 +47,4 @@ def _logit(model: Any, images: Any, inputs: Mapping[str, NDArray[Any]], target: 
     return logits[0, target.class_id]
 
 
-EXPLANATION = TaskExplanation(
-    "stage4.context", lambda width, height: (0, 0, width, height), _targets, _score, _logit
-)
+EXPLANATION = TaskExplanation(_targets, _score, _logit)

@@ -7,12 +7,13 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from PIL import Image
 
 from ..artifact import Artifact, open_artifact
+from ..drawing import Answers
 from ..errors import BadInput
 from ..files import staged
 from ..models.build import build_model, fill_untrained, model_from_manifest
@@ -27,21 +28,10 @@ from ..serving.client import image_paths, read_image
 from ..serving.tasks import served_task
 from ..tasks.images import MOST_PIXELS, ImageError, decode_image
 from ..types import Precision
+from . import heat_maps
 from .gradcam import grad_cam_maps
-from .heat_maps import (
-    FAITHFULNESS_ANSWERS,
-    Faithfulness,
-    ask_server,
-    correlation,
-    draw_maps,
-    faithfulness,
-    occlusion_maps,
-)
 from .options import ExplainOptions
-from .task_explanation import Answers, Ask, Heat, Target, TaskExplanation
-
-#: The seed of the random weights that maps are compared with; untrained models have 0.
-_OTHER_SEED = 1
+from .task_explanation import Ask, Heat, Target, TaskExplanation
 
 Maps: TypeAlias = Callable[[Image.Image, Sequence[Target]], list[Heat]]
 
@@ -63,7 +53,7 @@ class Explanation:
     class_id: int
     source: str
     heat: Heat
-    faithfulness: Faithfulness
+    faithfulness: heat_maps.Faithfulness
     sanity: float
     agreement: float
     picture: Path
@@ -92,7 +82,7 @@ def explain(options: ExplainOptions) -> list[Explanation]:
     found: list[Explanation] = []
     with ExitStack() as stack, steps_bar() as bar:
         answers = bar.add_task("answers", total=None)
-        sources = open_sources(artifact, task, options, stack, lambda: bar.advance(answers))
+        sources = open_sources(artifact, options, stack, lambda: bar.advance(answers))
         of_maps = (len(sources) + 1) * (options.grid**2 + 1) if options.method == "occlusion" else 0
         for left, path in zip(range(len(paths), 0, -1), paths, strict=True):
             bar.update(answers, description=f"{path.name}: answers")
@@ -102,7 +92,7 @@ def explain(options: ExplainOptions) -> list[Explanation]:
             )
             if not targets:
                 raise BadInput(f"{path}: {options.model} answers nothing that could be explained")
-            of_image = 1 + of_maps + len(sources) * len(targets) * FAITHFULNESS_ANSWERS
+            of_image = 1 + of_maps + len(sources) * len(targets) * heat_maps.FAITHFULNESS_ANSWERS
             bar.update(answers, total=bar.tasks[answers].completed - 1 + left * of_image)
             stem = _free_stem(path.stem, {each.picture.name for each in found})
             base = options.output / f"{stem}.{options.method}"
@@ -110,9 +100,18 @@ def explain(options: ExplainOptions) -> list[Explanation]:
     return found
 
 
+class Source(NamedTuple):
+    """A layer or a runtime: its answers, its maps, and the maps of a model of random weights."""
+
+    name: str
+    ask: Ask
+    maps: Maps
+    random: Maps
+
+
 def _explained(
     task: TaskExplanation,
-    sources: "Sequence[Source]",
+    sources: Sequence[Source],
     path: str,
     image: Image.Image,
     targets: Sequence[Target],
@@ -131,14 +130,14 @@ def _explained(
             with staged(array) as temporary, temporary.open("wb") as file:
                 np.save(file, heat)
             figures = (
-                faithfulness(task, source.ask, image, target, heat),
-                correlation(heat, random[source.random][i], seen),
-                correlation(heat, maps[0][i], seen),
+                heat_maps.faithfulness(task, source.ask, image, target, heat),
+                heat_maps.correlation(heat, random[source.random][i], seen),
+                heat_maps.correlation(heat, maps[0][i], seen),
             )
             named = path, target.name, target.class_id, source.name, heat
             of_target.append(Explanation(*named, *figures, picture, array))
         captions = [f"{x.source}\nfaithfulness {x.faithfulness.figure:.2f}" for x in of_target]
-        sheet = draw_maps(image, target, captions, [each.heat for each in of_target])
+        sheet = heat_maps.draw_maps(image, target, captions, [each.heat for each in of_target])
         with staged(picture) as temporary:
             sheet.save(temporary, "PNG")
         yield from of_target
@@ -167,36 +166,23 @@ def _decoded(path: Path) -> Image.Image:
         raise BadInput(f"{path}: {error}") from error
 
 
-@dataclass(frozen=True)
-class Source:
-    """A layer or a runtime: its answers, its maps, and the maps of a model of random weights."""
-
-    name: str
-    ask: Ask
-    maps: Maps
-    random: Maps
-
-
 def open_sources(
-    artifact: Artifact,
-    task: TaskExplanation,
-    options: ExplainOptions,
-    stack: ExitStack,
-    asked: Callable[[], object],
+    artifact: Artifact, options: ExplainOptions, stack: ExitStack, asked: Callable[[], object]
 ) -> list[Source]:
     """The sources that the options name; `stack` closes them, and `asked` is called at each answer.
     Raises DfvtError where the checkpoint or the file cannot be used."""
     manifest = artifact.manifest
+    task: TaskExplanation = entry("explaining", manifest.task, "EXPLANATION")
     served = served_task(manifest.task)
     answering = served.answer_options(manifest, manifest.num_classes, MOST_PIXELS)
     pipeline = Pipeline(manifest, answering)
     other = build_model(manifest.task, manifest.variant, manifest.num_classes, manifest.nms)
-    fill_untrained(other, _OTHER_SEED)
+    fill_untrained(other, 1)  # untrained models have the seed 0
 
     def ask(runner: Runner, image: Image.Image) -> Answers:
         asked()
         if isinstance(runner, TritonRunner):
-            return ask_server(runner, image)
+            return heat_maps.ask_server(runner, image)
         inputs = pipeline.prepare(image)
         answers = pipeline.postprocess(inputs, runner.infer(pipeline.feed(inputs)))
         return {name: value[0] for name, value in answers.items()}
@@ -218,6 +204,6 @@ def open_sources(
         of_side = options.runtime, options.precision
         path = network_file(artifact, *of_side)
         sides[f"{options.precision} {options.runtime}"] = opened(open_network(path, *of_side))
-    maps = partial(occlusion_maps, task, options.grid)
+    maps = partial(heat_maps.occlusion_maps, task, options.grid)
     random_maps = partial(maps, opened(PytorchRunner(manifest, other)))
     return [Source(name, each, partial(maps, each), random_maps) for name, each in sides.items()]

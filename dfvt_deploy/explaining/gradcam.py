@@ -42,10 +42,10 @@ def grad_cam_maps(
     `stage<1 to 4>.context`, the tokens of the transformer blocks, or `stage<1 to 4>.spatial`, the
     convolution features beside them."""
     inputs = pipeline.prepare(image)
-    images, canvas = inputs["images"], inputs["images"].shape[2:]
+    images = inputs["images"]
     if pipeline.manifest.input_kind is InputKind.UINT8:
-        images, canvas = normalise(images), images.shape[1:3]
-    valid = inputs["image_sizes"][0] / canvas if "image_sizes" in inputs else (1.0, 1.0)
+        images = normalise(images)
+    valid = inputs["image_sizes"][0] / images.shape[2:] if "image_sizes" in inputs else (1.0, 1.0)
     alone = model_of(pipeline.manifest.task).is_backbone
     backbone = model if alone else model.get_submodule("backbone")
     number, path = layer.removeprefix("stage").split(".")
@@ -58,15 +58,12 @@ def grad_cam_maps(
         outputs.append(output.requires_grad_())  # The graph begins here: parameters need none.
 
     model.requires_grad_(False)
-    hook = module.register_forward_hook(keep)
     maps = []
-    try:
+    with module.register_forward_hook(keep):
         for target in targets:
             logit = task.logit(model, torch.from_numpy(images), inputs, target)
             (gradient,) = torch.autograd.grad(logit, outputs[-1])
             pair = (t.detach()[0] for t in (outputs[-1], gradient))
             heat = grad_cam_pp(*(t if spatial else t.permute(2, 0, 1) for t in pair))
             maps.append(over_image(heat, image, task.seen(*image.size), valid))
-    finally:
-        hook.remove()
     return maps

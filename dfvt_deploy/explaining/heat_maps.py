@@ -10,22 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from ..drawing import Answers
 from ..runners.triton import TritonRunner, image_request
-from .task_explanation import Answers, Ask, Box, Heat, Target, TaskExplanation
+from .task_explanation import Ask, Box, Heat, Target, TaskExplanation
 
 #: Parts of an image that are deleted or inserted one after the other.
 STEPS = 10
 
 #: Answers that `faithfulness` asks for.
 FAITHFULNESS_ANSWERS = 2 * (STEPS + 1) + 1
-
-#: Height and width at which two maps are compared.
-_COMPARED = 64, 64
-
-#: The least and the greatest width or height of a drawn image in pixels.
-_LEAST_SIDE, _MOST_SIDE = 360, 1200
-
-_LINE = 20
 
 
 def occlusion_maps(
@@ -118,7 +111,7 @@ def correlation(first: Heat, second: Heat, seen: Box) -> float:
     left, top, right, bottom = seen
     ranks = []
     for heat in (first, second):
-        part = cv2.resize(heat[top:bottom, left:right], _COMPARED, interpolation=cv2.INTER_AREA)
+        part = cv2.resize(heat[top:bottom, left:right], (64, 64), interpolation=cv2.INTER_AREA)
         _, inverse, counts = np.unique(part, return_inverse=True, return_counts=True)
         ranks.append((np.cumsum(counts) - counts / 2)[inverse.ravel()])  # equal ones share a rank
     return float(np.corrcoef(*ranks)[0, 1]) if all(map(np.ptp, ranks)) else 0.0
@@ -135,16 +128,16 @@ def draw_maps(
     image: Image.Image, target: Target, captions: Sequence[str], maps: Sequence[Heat]
 ) -> Image.Image:
     """The image, and beside it each map over it with its caption below."""
-    scale = min(max(1, _LEAST_SIDE / max(image.size)), _MOST_SIDE / max(image.size))
+    scale = min(max(360, *image.size), 1200) / max(image.size)
+    line, font = 20, ImageFont.load_default(15)
     size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
     panels = [(target.name, image.resize(size))]
     for caption, heat in zip(captions, maps, strict=True):
         _, colours = heat_colours(cv2.resize(heat, size))
         panels.append((caption, Image.blend(panels[0][1], Image.fromarray(colours), 0.5)))
-    font = ImageFont.load_default(_LINE - 5)
-    lines = [line for caption, _ in panels for line in caption.split("\n")]
-    column = 8 + max(size[0], *(round(font.getlength(line)) for line in lines))
-    below = _LINE * max(caption.count("\n") + 2 for caption, _ in panels)
+    texts = [text for caption, _ in panels for text in caption.split("\n")]
+    column = 8 + max(size[0], *(round(font.getlength(text)) for text in texts))
+    below = line * max(caption.count("\n") + 2 for caption, _ in panels)
     sheet = Image.new("RGB", (len(panels) * column, size[1] + below), "white")
     pen = ImageDraw.Draw(sheet)
     for left, (caption, panel) in zip(range(0, sheet.width, column), panels, strict=True):

@@ -8,16 +8,9 @@ from ..files import check_output_folder
 from ..options import Options, argument, option
 from ..types import Precision, TritonProtocol
 
-Layer = Literal[
-    "stage1.context",
-    "stage1.spatial",
-    "stage2.context",
-    "stage2.spatial",
-    "stage3.context",
-    "stage3.spatial",
-    "stage4.context",
-    "stage4.spatial",
-]
+_Fine = Literal["stage1.context", "stage1.spatial", "stage2.context", "stage2.spatial"]
+_Coarse = Literal["stage3.context", "stage3.spatial", "stage4.context", "stage4.spatial"]
+Layer = Literal[_Fine, _Coarse]
 
 
 class ExplainOptions(Options):

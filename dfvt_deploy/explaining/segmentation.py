@@ -1,19 +1,17 @@
 """Explaining a class of a class map: all pixels that have it."""
 
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
+from ..drawing import Answers
+from ..runners import Tensors
 from ..tasks.segmentation import LOGIT_STRIDE, decode_class_map
-from .task_explanation import Answers, Names, Target, TaskExplanation
+from .task_explanation import Ids, Names, Target, TaskExplanation
 
 
-def _targets(
-    answers: Answers, labels: Names, classes: Sequence[int], _ranks: Sequence[int], top: int
-) -> list[Target]:
+def _targets(answers: Answers, labels: Names, classes: Ids, _ranks: Ids, top: int) -> list[Target]:
     """These classes as far as the map has them, else the largest ones."""
     class_map = decode_class_map(answers["class_map"].item())
     counts = np.bincount(class_map.ravel(), minlength=len(labels))
@@ -27,7 +25,7 @@ def _score(answers: Answers, target: Target) -> float:
     return float((class_map[target.region] == target.class_id).mean())
 
 
-def _logit(model: Any, images: Any, inputs: Mapping[str, NDArray[Any]], target: Target) -> Any:
+def _logit(model: Any, images: Any, inputs: Tensors, target: Target) -> Any:
     """The mean logit of the class over its pixels."""
     import torch
 
@@ -39,6 +37,4 @@ def _logit(model: Any, images: Any, inputs: Mapping[str, NDArray[Any]], target: 
     return (logits[0, target.class_id, :height, :width] * share).sum() / share.sum()
 
 
-EXPLANATION = TaskExplanation(
-    "stage4.context", lambda width, height: (0, 0, width, height), _targets, _score, _logit
-)
+EXPLANATION = TaskExplanation(_targets, _score, _logit)
