@@ -415,7 +415,7 @@ def test_what_is_wrong_with_ade20k_is_found(tmp_path):
     assert "1.jpg is 4x6, its annotation says 6x4" in text
     assert "2.png has class 151, the model knows 1..150" in text
     assert "3.png is a PNG of mode RGB" in text
-    assert "4.png cannot be read as PNG" in text
+    assert "4.png is empty (0 bytes)" in text
     names = class_names(Task.SEGMENTATION)
     text = problems("ade20k", tmp_path, model("segmentation", names[1:] + names[:1]))
     assert "class 0 is 'building', published is 'wall'" in text
@@ -444,7 +444,7 @@ HEADER = struct.pack(">IIBBBBB", 6, 4, 8, 0, 0, 0, 0)
 BOMB = struct.pack(">IIBBBBB", 8000, 7000, 8, 0, 0, 0, 0)
 HUGE = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 0, 0, 0, 0)
 ANNOTATIONS = {
-    "empty": (b"", "0.png cannot be read as PNG"),
+    "empty": (b"", "0.png is empty (0 bytes)"),
     "a text": (b"<html>not found</html>", "0.png cannot be read as PNG"),
     "a JPEG": (encoded(photograph(6, 4), "JPEG"), "0.png cannot be read as PNG"),
     "the signature alone": (png_file()[:8], "0.png cannot be read as PNG"),
@@ -508,7 +508,6 @@ def test_any_folder_of_images_has_no_truth(tmp_path):
         image(tmp_path / name, format_="JPEG" if name.endswith("jpg") else "PNG")
     dataset = open_dataset("images", tmp_path, COCO)
     assert [(s.id, s.truth) for s in dataset.samples] == [("a/c.jpg", None), ("b.png", None)]
-    assert dataset.task is Task.DETECTION
     (tmp_path / "e.webp").touch()
     assert "e.webp is empty" in problems("images", tmp_path, COCO)
     assert "no folder with images" in problems("images", tmp_path / "b.png", COCO)

@@ -12,13 +12,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from ...errors import BadInput
-from ...image_files import SUFFIXES, find_images, spread
+from ...image_files import SUFFIXES, find_images
 from ...manifest import Manifest
 from ...types import Task
 from .ade20k import open_ade20k
 from .coco import open_coco
 from .imagenet import open_imagenet
-from .sample import Dataset, Kind, Sample, image_problem, refuse
+from .sample import Dataset, Sample, chosen_of, refuse
 
 
 def open_images(data: Path, manifest: Manifest, limit: int | None) -> Dataset:
@@ -26,10 +26,8 @@ def open_images(data: Path, manifest: Manifest, limit: int | None) -> Dataset:
     files = find_images(data)
     if not files:
         refuse(data, [f"it is no folder with images ({', '.join(SUFFIXES)})"])
-    chosen = spread(files, limit)
-    refuse(data, [problem for path in chosen if (problem := image_problem(path))])
-    samples = tuple(Sample(path.relative_to(data).as_posix(), path) for path in chosen)
-    return Dataset("images", manifest.task, data.resolve().name, samples, len(files))
+    samples = [Sample(path.relative_to(data).as_posix(), path) for path in files]
+    return Dataset(data.resolve().name, chosen_of(data, samples, limit), len(samples))
 
 
 #: The task that the labels of each kind are for (None: it has no labels and suits every task), and
@@ -43,7 +41,7 @@ KINDS: Mapping[str, tuple[Task | None, Callable[[Path, Manifest, int | None], Da
 
 
 def open_dataset(
-    kind: Kind, data: str | Path, manifest: Manifest, limit: int | None = None
+    kind: str, data: str | Path, manifest: Manifest, limit: int | None = None
 ) -> Dataset:
     """Open and check a dataset for one model, from its folder or file, as docs/datasets.md
     describes it for each kind. At most `limit` images, 1 or more, are taken, evenly spread over all

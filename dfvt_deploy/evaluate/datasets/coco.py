@@ -7,20 +7,12 @@ from typing import Any
 
 from ...data import class_names, published_classes
 from ...errors import BadInput
-from ...image_files import spread
 from ...json_files import read_json
 from ...manifest import Manifest
 from ...tasks.images import DEFAULT_LIMITS
 from ...types import Task
 from .coco_objects import Entry, objects_by_image, repeated
-from .sample import (
-    Dataset,
-    DetectionTruth,
-    Sample,
-    image_problem,
-    published_order_problems,
-    refuse,
-)
+from .sample import Dataset, DetectionTruth, Sample, chosen_of, published_order_problems, refuse
 
 _PATTERNS = ("instances_*.json", "annotations/instances_*.json")
 
@@ -43,26 +35,22 @@ def open_coco(data: Path, manifest: Manifest, limit: int | None) -> Dataset:
     images, annotations, categories = _read(path)
     problems = published_order_problems(Task.DETECTION, manifest.labels)
     class_ids = _class_ids(categories, manifest.labels, problems)
-    known = {category["id"] for category in categories}
-    objects = objects_by_image(images, annotations, known, class_ids, problems)
+    objects = objects_by_image(images, annotations, class_ids, problems)
     refuse(path, problems)
 
-    available = len(images)
     images = sorted(images, key=lambda image: image["id"])
     directory = _image_directory(path, images[0]["file_name"])
-    samples, problems, empty = [], [], 0
-    for image in spread(images, limit):
+    samples = []
+    for image in images:
         size, found = (image["height"], image["width"]), tuple(objects.get(image["id"], ()))
         truth = DetectionTruth(size, found, manifest.labels)
         samples.append(Sample(image["file_name"], directory / image["file_name"], truth))
-        empty += not found
-        if problem := image_problem(samples[-1].path, size):
-            problems.append(problem)
-    refuse(path, problems)
-    notes = [f"{empty} of {len(samples)} images have no annotation"] if empty else []
+    chosen = chosen_of(path, samples, limit)
+    empty = sum(not getattr(sample.truth, "objects", ()) for sample in chosen)
+    notes = [f"{empty} of {len(chosen)} images have no annotation"] if empty else []
     if len(class_ids) < manifest.num_classes:
         notes.append(f"{len(class_ids)} of the model's {manifest.num_classes} classes")
-    return Dataset("coco", Task.DETECTION, path.stem, tuple(samples), available, tuple(notes))
+    return Dataset(path.stem, chosen, len(samples), tuple(notes))
 
 
 def _annotation_file(data: Path) -> Path:
@@ -96,15 +84,13 @@ def _read(path: Path) -> tuple[list[Entry], list[Entry], list[Entry]]:
     refuse(path, problems)
     images, annotations, categories = (content[table] for table in _FIELDS)
     most = DEFAULT_LIMITS.max_pixels
-    sizes = ((image["id"], image["height"], image["width"]) for image in images)
-    problems = [
-        f"image {i} is {height}x{width}; images have 1 to {most:,} pixels"
-        for i, height, width in sizes
-        if height < 1 or width < 1 or height * width > most
-    ]
-    problems += [f"two images have the id {i}" for i in repeated(i["id"] for i in images)]
-    names = repeated(image["file_name"] for image in images)
-    refuse(path, [*problems, *(f"two images have the file_name {name!r}" for name in names)])
+    for image in images:
+        height, width = image["height"], image["width"]
+        if height < 1 or width < 1 or height * width > most:
+            size = f"{height}x{width}; images have 1 to {most:,} pixels"
+            problems.append(f"image {image['id']} is {size}")
+    problems += repeated("images", "id", images) + repeated("images", "file_name", images)
+    refuse(path, problems)
     return images, annotations, categories
 
 
@@ -128,22 +114,20 @@ def _class_ids(
     """The model's class ids by category id: categories are matched with the labels by name, or, if
     no name is a label, in the order of their ids. Problems are added to the list."""
     names = {category["id"]: category["name"] for category in categories}
-    problems += [f"two categories have the id {i}" for i in repeated(c["id"] for c in categories)]
-    problems += [f"two categories have the name {name!r}" for name in repeated(names.values())]
+    for field in ("id", "name"):
+        problems += repeated("categories", field, categories)
     if tuple(labels) == class_names(Task.DETECTION):
         published = {int(r["coco_id"]): r["name"] for r in published_classes(Task.DETECTION)}
         wrong = [key for key, name in sorted(names.items()) if published.get(key, name) != name]
         problems += [f"category {i} is {names[i]!r}, in COCO it is {published[i]!r}" for i in wrong]
-    by_name = {key: labels.index(name) for key, name in names.items() if name in labels}
-    if by_name:
-        others = [(key, name) for key, name in sorted(names.items()) if key not in by_name]
+    others = [(key, name) for key, name in sorted(names.items()) if name not in labels]
+    if len(others) < len(names):
         problems += [f"category {key} {n!r} is none of the model's labels" for key, n in others]
-        return by_name
+        return {key: labels.index(n) if n in labels else 0 for key, n in names.items()}
     if len(names) != len(labels):
         problems.append(
             f"{len(names)} categories, none named as one of the model's {len(labels)} labels"
         )
-        return {}
     return {key: i for i, key in enumerate(sorted(names))}
 
 
@@ -152,8 +136,8 @@ def _image_directory(path: Path, first: str) -> Path:
     root = path.parent.parent if path.parent.name == "annotations" else path.parent
     split = path.stem.removeprefix("instances_")
     candidates = [root / split, root / "images" / split, root / "images", root]
-    found = next((folder for folder in candidates if (folder / first).is_file()), None)
-    if found is None:
-        places = ", ".join(map(str, candidates))
-        raise BadInput(f"the first image of {path}, {first}, is missing; looked in {places}")
-    return found
+    for folder in candidates:
+        if (folder / first).is_file():
+            return folder
+    places = ", ".join(map(str, candidates))
+    raise BadInput(f"the first image of {path}, {first}, is missing; looked in {places}")

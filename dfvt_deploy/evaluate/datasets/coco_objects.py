@@ -6,7 +6,7 @@ outside the image makes it allocate without limit. So masks have bounds here.
 
 import reprlib
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -132,35 +132,32 @@ _MAX_AREA = 1e10
 def objects_by_image(
     images: Sequence[Entry],
     annotations: Sequence[Entry],
-    categories: set[int],
     class_ids: Mapping[int, int],
     problems: list[str],
 ) -> Mapping[int, list[AnnotatedObject]]:
-    """The annotated objects by image id, in the `class_ids` of the model by category id; those of
-    other `categories` are left out. What is wrong with an annotation is added to `problems`."""
+    """The annotated objects by image id, in the `class_ids` of the model by category id. What is
+    wrong with an annotation is added to `problems`."""
     sizes = {image["id"]: (image["height"], image["width"]) for image in images}
     objects: dict[int, list[AnnotatedObject]] = defaultdict(list)
-    ids = [annotation["id"] for annotation in annotations if "id" in annotation]
-    problems += [f"two annotations have the id {id_}" for id_ in repeated(ids)]
+    problems += repeated("annotations", "id", annotations)
     for position, annotation in enumerate(annotations):
         image_id, category_id = annotation["image_id"], annotation["category_id"]
         try:
             if image_id not in sizes:
                 raise BadInput(f"is of image {image_id}, which is not listed")
-            if category_id not in categories:
+            if category_id not in class_ids:
                 raise BadInput(f"is of category {category_id}, which is not listed")
-            found = _object(annotation, sizes[image_id], class_ids.get(category_id, 0))
-            if category_id in class_ids:
-                objects[image_id].append(found)
+            objects[image_id].append(_object(annotation, sizes[image_id], class_ids[category_id]))
         except BadInput as error:
             name = annotation.get("id", f"number {position} of the file")
             problems.append(f"annotation {name} {error}")
     return objects
 
 
-def repeated(values: Iterable[Any]) -> list[Any]:
-    """The values that occur more than once."""
-    return [value for value, times in Counter(values).items() if times > 1]
+def repeated(table: str, field: str, entries: Sequence[Entry]) -> list[str]:
+    """A problem for each value of a field that several entries of a table have."""
+    values = Counter(entry[field] for entry in entries if field in entry)
+    return [f"two {table} have the {field} {v!r}" for v, times in values.items() if times > 1]
 
 
 def _object(annotation: Entry, size: tuple[int, int], class_id: int) -> AnnotatedObject:

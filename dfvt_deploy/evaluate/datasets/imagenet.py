@@ -6,14 +6,19 @@ from pathlib import Path
 
 from ...data import class_names, published_classes
 from ...errors import BadInput
-from ...image_files import SUFFIXES, find_images, spread
+from ...image_files import SUFFIXES, find_images
 from ...manifest import Manifest
 from ...text_files import read_lines
 from ...types import Task
-from .sample import ClassTruth, Dataset, Sample, image_problem, published_order_problems, refuse
+from .sample import ClassTruth, Dataset, Sample, chosen_of, published_order_problems, refuse
+
+Names = Sequence[str]
 
 #: Name, path and class id of each image.
 _Found = list[tuple[str, Path, int]]
+
+#: The class ids of class folders, by folder.
+_Ids = dict[str, int]
 
 _WNID = re.compile(r"n[0-9]{8}")
 
@@ -36,20 +41,12 @@ def open_imagenet(data: Path, manifest: Manifest, limit: int | None) -> Dataset:
         root = data / "val" if (data / "val").is_dir() else data
         found = _from_folders(root, manifest.labels, problems, notes)
     refuse(data, problems)
-    chosen = spread(found, limit)
-    refuse(data, [p for _, path, _ in chosen if (p := image_problem(path))])
-    samples = tuple(
-        Sample(name, path, ClassTruth(class_id, manifest.labels[class_id]))
-        for name, path, class_id in chosen
-    )
-    return Dataset(
-        "imagenet", Task.CLASSIFICATION, data.resolve().name, samples, len(found), tuple(notes)
-    )
+    samples = [Sample(name, path, ClassTruth(i, manifest.labels[i])) for name, path, i in found]
+    chosen = chosen_of(data, samples, limit)
+    return Dataset(data.resolve().name, chosen, len(samples), tuple(notes))
 
 
-def _from_folders(
-    root: Path, labels: Sequence[str], problems: list[str], notes: list[str]
-) -> _Found:
+def _from_folders(root: Path, labels: Names, problems: list[str], notes: list[str]) -> _Found:
     folders = sorted(p.name for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
     if not folders:
         raise BadInput(f"{root} has no class folders; {LIST_INSTEAD}")
@@ -66,12 +63,14 @@ def _from_folders(
     return found
 
 
-def _from_list(data: Path, labels: Sequence[str], problems: list[str]) -> _Found:
+def _from_list(data: Path, labels: Names, problems: list[str]) -> _Found:
     found, seen = [], set()
     for number, line in enumerate(read_lines(data, "list of images", allowed="\t"), 1):
         if not line.strip():
             continue
-        name, label = _fields(line)
+        # A tab separates path and label, or else the last space.
+        parts = line.partition("\t") if "\t" in line else line.strip().rpartition(" ")
+        name, label = parts[0].strip(), parts[2].strip()
         class_id = _class_id(label, labels)
         if class_id is None:
             hint = "; class ids begin at 0" if label == str(len(labels)) else ""
@@ -89,32 +88,16 @@ def _from_list(data: Path, labels: Sequence[str], problems: list[str]) -> _Found
     return found
 
 
-def _fields(line: str) -> tuple[str, str]:
-    """The path and the label of a line, separated by a tab or else by the last space."""
-    if "\t" in line:
-        name, _, label = line.partition("\t")
-    else:
-        name, _, label = line.strip().rpartition(" ")
-    return name.strip(), label.strip()
-
-
-def _class_id(label: str, labels: Sequence[str]) -> int | None:
+def _class_id(label: str, labels: Names) -> int | None:
     """The class id that a label of a list file stands for, or None if it is unknown."""
     if _NUMBER.fullmatch(label):
         return int(label) if int(label) < len(labels) else None
-    if label in labels:
-        return labels.index(label)
-    return class_id_by_wnid(labels).get(label)
+    return labels.index(label) if label in labels else class_id_by_wnid(labels).get(label)
 
 
-def folder_class_ids(
-    folders: Sequence[str], labels: Sequence[str], problems: list[str], notes: list[str]
-) -> dict[str, int]:
-    """The class ids of class folders, by folder; the folders are given in sorted order. WordNet ids
-    have the published class ids if the model has the published labels. Other folders are looked up
-    among the model's labels. If no folder is a label, numbers are class ids, and other names are
-    numbered in sorted order. What is wrong, and what is worth knowing, is added to `problems` and
-    `notes`."""
+def folder_class_ids(folders: Names, labels: Names, problems: list[str], notes: list[str]) -> _Ids:
+    """The class ids of class folders, which are given in sorted order; docs/datasets.md says what
+    decides. What is wrong, and what is worth knowing, is added to `problems` and `notes`."""
     kinds = {_kind(folder) for folder in folders}
     if kinds == {"a WordNet id"}:
         return _ids_of_wnids(folders, labels, problems)
@@ -142,9 +125,7 @@ def _kind(folder: str) -> str:
     return "a number" if _NUMBER.fullmatch(folder) else "a name"
 
 
-def _ids_of_labels(
-    folders: Sequence[str], labels: Sequence[str], problems: list[str]
-) -> dict[str, int]:
+def _ids_of_labels(folders: Names, labels: Names, problems: list[str]) -> _Ids:
     unknown = [folder for folder in folders if folder not in labels]
     problems += [f"folder {folder!r} is none of the model's labels" for folder in unknown]
     if list(labels) not in (sorted(labels), sorted(labels, key=_natural_key)):
@@ -157,9 +138,7 @@ def _ids_of_labels(
     return {folder: labels.index(folder) for folder in folders if folder in labels}
 
 
-def _ids_of_numbers(
-    folders: Sequence[str], labels: Sequence[str], problems: list[str], notes: list[str]
-) -> dict[str, int]:
+def _ids_of_numbers(folders: Names, labels: Names, problems: list[str], notes: list[str]) -> _Ids:
     ids = {folder: int(folder) for folder in folders}
     last = len(labels) - 1
     beyond = [folder for folder, class_id in ids.items() if class_id > last]
@@ -177,9 +156,7 @@ def _ids_of_numbers(
     return ids
 
 
-def _ids_by_order(
-    folders: Sequence[str], labels: Sequence[str], problems: list[str]
-) -> dict[str, int]:
+def _ids_by_order(folders: Names, labels: Names, problems: list[str]) -> _Ids:
     if len(folders) != len(labels):
         problems.append(
             f"{len(folders)} class folders, the model has {len(labels)} classes; {LIST_INSTEAD}"
@@ -201,9 +178,7 @@ def _natural_key(name: str) -> list[tuple[int, str]]:
     return [(int(part[:4000]), "") if i % 2 else (0, part) for i, part in enumerate(parts)]
 
 
-def _ids_of_wnids(
-    folders: Sequence[str], labels: Sequence[str], problems: list[str]
-) -> dict[str, int]:
+def _ids_of_wnids(folders: Names, labels: Names, problems: list[str]) -> _Ids:
     if published := class_id_by_wnid(labels):
         unknown = [folder for folder in folders if folder not in published]
         problems += [f"folder {folder} is no class of ImageNet-1k" for folder in unknown]
@@ -220,7 +195,7 @@ def _ids_of_wnids(
     return ids
 
 
-def class_id_by_wnid(labels: Sequence[str]) -> Mapping[str, int]:
+def class_id_by_wnid(labels: Names) -> Mapping[str, int]:
     """Class ids by WordNet id for a model with ImageNet's published labels, empty for others."""
     if tuple(labels) != class_names(Task.CLASSIFICATION):
         return {}

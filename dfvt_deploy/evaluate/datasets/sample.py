@@ -1,19 +1,19 @@
 """The content of a dataset: images, the truth about each of them, and checks that several kinds of
 datasets share."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
-from PIL import Image
+from PIL import Image, ImageFile
 
 from ...data import class_names
 from ...errors import BadInput
+from ...image_files import spread
 from ...tasks.images import DEFAULT_LIMITS, FORMATS
 from ...types import Task
-
-Kind: TypeAlias = Literal["imagenet", "coco", "ade20k", "images"]
 
 
 @dataclass(frozen=True)
@@ -58,16 +58,13 @@ class ClassMapTruth:
     num_classes: int
 
 
-Truth: TypeAlias = ClassTruth | DetectionTruth | ClassMapTruth
-
-
 @dataclass(frozen=True)
 class Sample:
     """One image. `id` is unique in its dataset; `truth` is None for an image without labels."""
 
     id: str
     path: Path
-    truth: Truth | None = None
+    truth: ClassTruth | DetectionTruth | ClassMapTruth | None = None
 
 
 @dataclass(frozen=True)
@@ -75,8 +72,6 @@ class Dataset:
     """Images in a fixed order, checked as far as possible without decoding them. `available` is
     their number before a limit was applied; `notes` say what is unusual, though usable."""
 
-    kind: Kind
-    task: Task
     name: str
     samples: tuple[Sample, ...]
     available: int
@@ -102,40 +97,55 @@ def refuse(data: Path, problems: Sequence[str]) -> None:
         raise BadInput(f"{data} cannot be used, {found}:", *lines)
 
 
-def image_problem(path: Path, size: tuple[int, int] | None = None) -> str | None:
+def chosen_of(data: Path, samples: Sequence[Sample], limit: int | None) -> tuple[Sample, ...]:
+    """At most `limit` samples of a dataset, evenly spread. Raises BadInput where the image of one
+    cannot be used, as far as its header tells, or has another size than its truth."""
+    chosen = tuple(spread(samples, limit))
+    found = (image_problem(each.path, getattr(each.truth, "size", None)) for each in chosen)
+    refuse(data, [problem for problem in found if problem])
+    return chosen
+
+
+@contextmanager
+def opened_image(
+    path: Path, formats: tuple[str, ...] = FORMATS, read: str = "read"
+) -> Iterator[ImageFile.ImageFile]:
+    """An image file that is not decoded yet. Raises BadInput where it is missing, empty, too large
+    or, before or in the block, found to be damaged: it cannot be `read` then."""
+    try:
+        str(path).encode()
+        if (length := path.stat().st_size) == 0:
+            raise BadInput(f"{path} is empty (0 bytes)")
+        limits = DEFAULT_LIMITS
+        if length > limits.max_bytes:
+            raise BadInput(f"{path} has {length:,} bytes, the limit is {limits.max_bytes:,}")
+        with Image.open(path, formats=formats) as image:
+            if (pixels := image.height * image.width) > limits.max_pixels:
+                raise BadInput(f"{path} has {pixels:,} pixels, the limit is {limits.max_pixels:,}")
+            yield image
+    except BadInput:
+        raise
+    except UnicodeEncodeError:
+        raise BadInput(f"the file name {str(path)!r} is not UTF-8; rename the file") from None
+    except FileNotFoundError:
+        raise BadInput(f"{path} is missing") from None
+    except Exception as error:  # Pillow raises nearly anything on damaged files
+        raise BadInput(f"{path} cannot be {read}: {error or type(error).__name__}") from error
+
+
+def image_problem(path: Path, size: tuple[int, ...] | None = None) -> str | None:
     """The reason why an image file cannot be used, as far as its header tells, or None. `size` is
     the height and width that the image must have when it is upright."""
     try:
-        str(path).encode()
-    except UnicodeEncodeError:
-        return f"the file name {str(path)!r} is not UTF-8; rename the file"
-    try:
-        length = path.stat().st_size
-        if length == 0:
-            return f"{path} is empty (0 bytes)"
-        if length > DEFAULT_LIMITS.max_bytes:
-            return f"{path} has {length:,} bytes, the limit is {DEFAULT_LIMITS.max_bytes:,}"
-        with Image.open(path, formats=FORMATS) as image:
-            height, width = image.height, image.width
-            if problem := pixels_problem(path, image):
-                return problem
+        with opened_image(path) as image:
+            found = image.height, image.width
             # Pillow decodes a PNG file to find its orientation, so this comes after the limits.
             if size is not None and image.getexif().get(_EXIF_ORIENTATION, 1) >= 5:
-                height, width = width, height
-    except FileNotFoundError:
-        return f"{path} is missing"
-    except Exception as error:  # Pillow raises nearly anything on damaged files
-        return f"{path} cannot be read: {error or type(error).__name__}"
-    if size is not None and (height, width) != size:
-        return f"{path} is {height}x{width}, its annotation says {size[0]}x{size[1]}"
-    return None
-
-
-def pixels_problem(path: Path, image: Image.Image) -> str | None:
-    """The reason why an opened image is too large to be decoded, or None."""
-    pixels = image.height * image.width
-    if pixels > DEFAULT_LIMITS.max_pixels:
-        return f"{path} has {pixels:,} pixels, the limit is {DEFAULT_LIMITS.max_pixels:,}"
+                found = found[::-1]
+    except BadInput as error:
+        return str(error)
+    if size is not None and found != size:
+        return f"{path} is {found[0]}x{found[1]}, its annotation says {size[0]}x{size[1]}"
     return None
 
 
