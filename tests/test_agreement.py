@@ -104,7 +104,7 @@ def test_non_finite_boxes_of_a_detector_are_counted():
     candidate = network_rows((A, 0.9, 1), (B, 0.8, 2))
     candidate["boxes"][0, 1, 2] = np.nan
     found = comparison_of(Task.DETECTION).outputs(network_rows((A, 0.9, 1), (B, 0.8, 2)), candidate)
-    assert (found.non_finite, found.figures["missing"]) == (1, 1)
+    assert (found.tensors["boxes"].non_finite, found.figures["missing"]) == (1, 1)
 
 
 @pytest.mark.parametrize("task", list(Task))
@@ -182,7 +182,7 @@ def test_agreements_of_two_tasks_do_not_add_up():
 @pytest.mark.parametrize("task", list(Task))
 def test_what_keeps_the_release_limits_keeps_those_that_find_breakage(task, precision):
     comparison = comparison_of(task)
-    release = {limit.figure: limit for limit in comparison.release_limits(precision)}
+    release = {limit.figure: limit for limit in comparison.limits[precision]}
     for loose in comparison.breakage_limits(precision):
         strict = release[loose.figure]
         assert loose.at_least == strict.at_least
@@ -193,7 +193,7 @@ def test_what_keeps_the_release_limits_keeps_those_that_find_breakage(task, prec
 
 def test_room_is_the_closest_limits_and_negative_beyond_one():
     comparison = comparison_of(Task.CLASSIFICATION)
-    limits = comparison.release_limits(Precision.FP16)
+    limits = comparison.limits[Precision.FP16]
     a = np.array([[4.0, 1.0, -4.0]], np.float32)
 
     def room_of(candidate):

@@ -16,7 +16,7 @@ from dfvt_deploy.evaluate.judge import chance_level, conclude, culprit_of, judge
 from dfvt_deploy.evaluate.metrics import metric_of
 from dfvt_deploy.evaluate.options import ValidateOptions
 from dfvt_deploy.evaluate.results import Basis, ChanceLevel, GateFigures, StageResult, Unjudged
-from dfvt_deploy.evaluate.stages import Part, Stage
+from dfvt_deploy.evaluate.stages import Stage
 from dfvt_deploy.evaluate.summary import StageSums, Summary, stage_results
 from dfvt_deploy.manifest import Check
 from dfvt_deploy.types import Precision, Task
@@ -29,10 +29,10 @@ def test_a_check_has_the_figure_that_a_limit_would_have_to_allow():
     reference = {"logits": np.array([[3.0, 1.0, -4.0]], np.float32)}
     candidate = {"logits": reference["logits"] + np.float32(0.08)}
     found = CLASSIFICATION.outputs(reference, candidate)
-    (check, *_) = checks(found, CLASSIFICATION.release_limits(Precision.FP16))
+    (check, *_) = checks(found, CLASSIFICATION.limits[Precision.FP16])
     assert check.figure == pytest.approx(0.02, rel=1e-5)
     assert not check.passed
-    assert all(c.passed for c in checks(found, CLASSIFICATION.release_limits(Precision.INT8)))
+    assert all(c.passed for c in checks(found, CLASSIFICATION.limits[Precision.INT8]))
 
 
 def test_what_is_not_finite_passes_no_limit():
@@ -53,7 +53,8 @@ def test_every_limit_is_about_a_figure_that_there_is():
     }
     for task, outputs in samples.items():
         found = comparison_of(task).outputs(outputs, outputs)
-        for limits in comparison_of(task).limits.values():
+        comparison = comparison_of(task)
+        for limits in (*comparison.limits.values(), *comparison.breakage.values()):
             assert {limit.figure for limit in limits} <= figures(found).keys()
             assert all(check.passed for check in checks(found, limits))
 
@@ -87,7 +88,7 @@ _BOX, _OTHER = (0, 0, 9, 9), (20, 20, 90, 90)
 @pytest.mark.parametrize("precision", [Precision.FP32, Precision.FP16, Precision.INT8])
 def test_a_detector_that_only_finds_the_boxes_again_does_not_agree(precision, candidate, broken):
     found = DETECTION.outputs(_detector((_BOX, 0.9, 1)), _detector(*candidate))
-    limits = DETECTION.release_limits(precision)
+    limits = DETECTION.limits[precision]
     assert [c.name for c in checks(found, limits) if not c.passed] == broken
 
 
@@ -105,18 +106,19 @@ def test_answers_of_other_classes_with_the_same_scores_do_not_agree():
 
 
 def test_agreement_on_nothing_decides_nothing():
-    limits = DETECTION.release_limits(Precision.FP32)
+    limits = DETECTION.limits[Precision.FP32]
     stages = [
-        Stage(Task.DETECTION, name, source, name, lambda before: before, Part.OUTPUTS, limits)
+        Stage(Task.DETECTION, name, source, name, lambda before: before, "outputs", limits)
         for name, source in (("pytorch", None), ("onnx", "pytorch"))
     ]
-    artifact = SimpleNamespace(manifest=SimpleNamespace(files={}))
     nothing = DETECTION.outputs(_detector(), _detector())
+    options = SimpleNamespace(max_drop=None)
     sums = {"pytorch": StageSums(), "onnx": StageSums(nothing, nothing)}
-    results = stage_results(stages, artifact, Summary(None, sums, images=1), None, None)
+    built = SimpleNamespace(made=stages, manifest=SimpleNamespace(files={}), options=options)
+    results = stage_results(built, Summary(None, sums, images=1), None)
     judged = [judge(result, finds_nothing=True) for result in results]
     assert judged[1].basis is Basis.NOTHING_FOUND
-    found = conclude(judged, 1, 0, [])
+    found = conclude(judged, 1, [])
     assert (found.outcome, found.culprit) == ("inconclusive", None)
     assert "finds nothing on these images" in found.reason
     assert judge(results[1], finds_nothing=False).outcome == "passed"
@@ -196,7 +198,7 @@ def test_agreement_that_a_gate_outweighs_is_not_called_within_its_limits():
         _stage("onnx", "pytorch", gate="passed"),
         _stage("int8", "onnx", within=False, changes=True, gate="passed"),
     ]
-    found = conclude(stages, 9, 0, [], "miou")
+    found = conclude(stages, 9, [], "miou")
     assert found.outcome == "passed"
     assert found.reason == (
         "the drop of miou is within 1.5 points at every stage, but int8: agreement is beyond its "
@@ -204,10 +206,9 @@ def test_agreement_that_a_gate_outweighs_is_not_called_within_its_limits():
     )
     assert "within its limits" not in found.reason
     assert "pixels 0.92" in stages[2].reason
-    assert conclude(stages[:2], 9, 0, [], "miou").reason.endswith("so is the agreement of all")
+    assert conclude(stages[:2], 9, [], "miou").reason.endswith("so is the agreement of all")
     assert (
-        "agreement"
-        in conclude([_stage("pytorch", None), _stage("onnx", "pytorch")], 9, 0, []).reason
+        "agreement" in conclude([_stage("pytorch", None), _stage("onnx", "pytorch")], 9, []).reason
     )
 
 
@@ -220,7 +221,7 @@ def test_a_reference_at_chance_decides_nothing():
     ]
     judged = [judge(stage, level) for stage in measured]
     assert [stage.outcome for stage in judged] == ["reference", "inconclusive", "inconclusive"]
-    found = conclude(judged, 12, 0, [], "miou", level)
+    found = conclude(judged, 12, [], "miou", level)
     assert (found.outcome, found.culprit) == ("inconclusive", None)
     for part in ("miou of the reference is 0.00", "untrained", "labels", "preprocessing"):
         assert part in found.reason
@@ -291,7 +292,7 @@ def test_chance_by_metric(task, results, num_classes, chance, at_chance):
 
 def test_images_that_could_not_be_judged_fail_whatever_the_stages_say():
     unjudged = [Unjudged(image="a.jpg", stage="decoding", reason="cut")]
-    found = conclude([_stage("pytorch", None), _stage("onnx", "pytorch")], 2, 1, unjudged)
+    found = conclude([_stage("pytorch", None), _stage("onnx", "pytorch")], 2, unjudged)
     assert (found.outcome, found.culprit) == ("failed", "decoding")
     assert "1 of 3 images could not be judged, such as a.jpg" in found.reason
 

@@ -50,7 +50,7 @@ def _validation(**changes) -> Validation:
             changes=True,
             step=step,
             total=step,
-            step_checks=checks(step, comparison.release_limits(Precision.FP16)),
+            step_checks=checks(step, comparison.limits[Precision.FP16]),
             scores={"top1": 91.25},
             drop=6.25,
             step_drop=6.25,
@@ -135,9 +135,9 @@ def _parsed(page: str) -> _Page:
 def test_the_report_takes_nothing_from_elsewhere_and_escapes_what_it_is_given():
     pictures = [
         Picture(
-            EVIL, 1, Drawn("data:image/jpeg;base64,AA", (EVIL,)), Drawn("data:image/jpeg;base64,BB")
+            EVIL, Drawn("data:image/jpeg;base64,AA", (EVIL,)), Drawn("data:image/jpeg;base64,BB")
         ),
-        Picture(EVIL, 1, problem=EVIL),
+        Picture(EVIL, problem=EVIL),
     ]
     text = html_report(_validation(), {EVIL: pictures})
     page = _parsed(text)
@@ -167,7 +167,7 @@ def test_nothing_of_the_report_is_beyond_the_screen(width, tmp_path):
         "data:image/png;base64," + base64.b64encode(file.getvalue()).decode(), ("tench, 62.0%",)
     )
     page_file = tmp_path / "report.html"
-    page_file.write_text(html_report(_validation(), {"fp16": [Picture("a.jpg", 1, drawn, drawn)]}))
+    page_file.write_text(html_report(_validation(), {"fp16": [Picture("a.jpg", drawn, drawn)]}))
     with sync_playwright() as tools:
         browser = tools.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": width, "height": 900})

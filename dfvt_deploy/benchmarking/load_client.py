@@ -94,7 +94,7 @@ class _Client:
         self.stop = threading.Event()
         self.answered: deque[Answered] = deque()
         self._comparison = comparison_of(plan.task)
-        self._limits = self._comparison.release_limits(plan.precision, of_answers=True)
+        self._limits = self._comparison.answer_limits[plan.precision]
         self._known: dict[tuple[int, bytes], bool] = {}
         self._lock, self._random = threading.Lock(), random.Random(plan.number)
         self._number, self._due = plan.number, time.monotonic()

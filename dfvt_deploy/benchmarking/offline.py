@@ -184,5 +184,5 @@ def _difference(
     compared = (comparison.outputs(a, b, feed.get("image_sizes")) for a, b, feed in images)
     agreement = total(task, compared)
     gaps = [tensor.max_rel for tensor in agreement.tensors.values()]
-    limits = comparison.release_limits(Precision.FP32)
+    limits = comparison.limits[Precision.FP32]
     return max(gaps, default=None), all(c.passed for c in checks(agreement, limits))

@@ -8,7 +8,7 @@ limits.
 
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from numpy.typing import NDArray
@@ -26,8 +26,8 @@ class TaskComparison:
         images; it also takes the valid sizes of the images, int64 (N, 2), or None where all of the
         canvas is valid. It raises ValueError where the two cannot be compared.
     compare_answers: the same for what two served models answer, batch dimension included.
-    limits, answer_limits: for outputs and for answers, by the candidate's precision: the release
-        limits, and looser limits that find breakage where there are any.
+    limits, answer_limits: the release limits of outputs and of answers, by the candidate's
+        precision. breakage: looser limits of outputs that find a broken file, where there are any.
     same_code_limits: for answers that the same code makes of the same tensors.
     class_counts: counts, for each class id, what the answers to one image give it, such as pixels.
     answer_change: measures how much the answers to one image changed, for sorting; `change` adds
@@ -42,10 +42,11 @@ class TaskComparison:
     limits: Mapping[Precision, tuple[Limit, ...]]
     answer_limits: Mapping[Precision, tuple[Limit, ...]]
     same_code_limits: tuple[Limit, ...]
-    class_counts: Callable[[Tensors], dict[int, float]]
+    class_counts: Callable[[Tensors], Mapping[int, int]]
     answer_change: Callable[[Agreement], float]
     share: str
     share_title: str
+    breakage: Mapping[Precision, tuple[Limit, ...]] = field(default_factory=dict)
 
     def outputs(
         self, reference: Tensors, candidate: Tensors, image_sizes: NDArray[Any] | None = None
@@ -70,20 +71,12 @@ class TaskComparison:
             return 1000.0
         return agreement.counts.get(OTHER_LABELS, 0.0) + self.answer_change(agreement)
 
-    def release_limits(
-        self, precision: Precision, *, of_answers: bool = False
-    ) -> tuple[Limit, ...]:
-        """Limits that a model of this precision must keep in its outputs, or answers."""
-        limits = (self.answer_limits if of_answers else self.limits)[precision]
-        return tuple(limit for limit in limits if limit.kind == "release")
-
     def breakage_limits(
         self, precision: Precision, min_agreement: float | None = None
     ) -> tuple[Limit, ...]:
         """Limits that find a broken file of this precision; release limits where it has no others.
         `min_agreement`, 0 to 1, replaces the limit of the figure `share`."""
-        loose = tuple(limit for limit in self.limits[precision] if limit.kind == "breakage")
-        limits = loose or self.release_limits(precision)
+        limits = self.breakage.get(precision, self.limits[precision])
         given = {} if min_agreement is None else {self.share: min_agreement}
         return tuple(replace(x, value=given.get(x.figure, x.value)) for x in limits)
 
@@ -101,15 +94,12 @@ class Comparison:
     comparison with any candidate. Raises StageFailed where the reference cannot run."""
 
     def __init__(self, task: Task, feeds: Iterable[Tensors], reference: Runner) -> None:
-        self.task = task
-        self.expected: list[tuple[Tensors, Tensors]] = [(f, reference.infer(f)) for f in feeds]
-
-    @property
-    def feeds(self) -> list[Tensors]:
-        return [feed for feed, _ in self.expected]
+        self.task, self.feeds = task, list(feeds)
+        self._expected = [reference.infer(feed) for feed in self.feeds]
 
     def agreement(self, candidate: Runner) -> Agreement:
         """Run a candidate on all feeds and compare its outputs with the reference's."""
         compare = comparison_of(self.task).outputs
-        found = (compare(y, candidate.infer(x), x.get("image_sizes")) for x, y in self.expected)
+        pairs = zip(self.feeds, self._expected, strict=True)
+        found = (compare(y, candidate.infer(x), x.get("image_sizes")) for x, y in pairs)
         return total(self.task, found)

@@ -8,7 +8,7 @@ the model that changes no precision (exported, simplified, served) is the same c
 differ by rounding alone, and keeps the limits of `fp32`.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import reduce
 from operator import add
@@ -85,33 +85,25 @@ class Agreement(Record):
     def __add__(self, other: "Agreement") -> "Agreement":
         if self.task is not other.task:
             raise ValueError(f"agreements of {self.task} and {other.task} do not add up")
-        return Agreement(
-            task=self.task,
-            images=self.images + other.images,
-            tensors=_merged(self.tensors, other.tensors, add),
-            shares=_merged(self.shares, other.shares, _add_pairs),
-            rates=_merged(self.rates, other.rates, _add_pairs),
-            counts=_merged(self.counts, other.counts, add),
-            worst=_merged(self.worst, other.worst, max),
-            areas=_merged(self.areas, other.areas, _add_pairs),
-        )
-
-    @property
-    def non_finite(self) -> int:
-        return sum(tensor.non_finite for tensor in self.tensors.values())
+        joins: dict[str, Callable[..., Any]] = {"tensors": add, "counts": add, "worst": max}
+        pairs = ("shares", "rates", "areas")
+        joins |= dict.fromkeys(pairs, lambda x, y: (x[0] + y[0], x[1] + y[1]))
+        joined = {}
+        for field, join in joins.items():
+            a, b = getattr(self, field), getattr(other, field)
+            joined[field] = {**a, **b} | {key: join(a[key], b[key]) for key in a.keys() & b.keys()}
+        return Agreement(task=self.task, images=self.images + other.images, **joined)
 
     @property
     def figures(self) -> dict[str, float]:
         """The figures of the task by name, shares and rates as fractions of 1.
 
-        Classification: `top1`, the share of images with the same best class; `top5`, the mean
-            share of the reference's five best classes among the candidate's.
-        Segmentation: `pixels`, the share with the same class; `miou`, the mean IoU of the classes
-            that either run gave.
-        Detection: `matched`, the share of the reference's detections found again; `new
-            detections`, those found by the candidate alone over the reference's; `missing` and
-            `extra`, the numbers of both; over the matched detections `box_iou` and `mask_iou`, the
-            mean IoUs, and `box_px` and `score`, the largest differences.
+        Classification: `top1`, images with the same best class; `top5`, the reference's five best
+            classes among the candidate's.
+        Segmentation: `pixels` with the same class; `miou`, over the classes that either run gave.
+        Detection: `matched`, the reference's detections found again; `new detections`, those of
+            the candidate alone over the reference's; the numbers `missing` and `extra`; of what
+            matched, the mean `box_iou` and `mask_iou` and the largest `box_px` and `score`.
         """
         found = {
             name: part / whole if whole else 1.0 for name, (part, whole) in self.shares.items()
@@ -148,14 +140,6 @@ def total(task: Task, agreements: Iterable[Agreement]) -> Agreement:
     return reduce(add, agreements, Agreement(task=task, images=0))
 
 
-def _add_pairs(a: tuple[float, float], b: tuple[float, float]) -> tuple[float, float]:
-    return a[0] + b[0], a[1] + b[1]
-
-
-def _merged(a: Mapping[Any, Any], b: Mapping[Any, Any], join: Callable[..., Any]) -> dict[Any, Any]:
-    return {**a, **b} | {key: join(a[key], b[key]) for key in a.keys() & b.keys()}
-
-
 @dataclass(frozen=True)
 class Limit:
     """A bound of one figure of an agreement: at most `value`, or at least. A model must keep a
@@ -166,10 +150,6 @@ class Limit:
     value: float
     at_least: bool = False
     kind: CheckKind = "release"
-
-    def keeps(self, figure: float) -> bool:
-        """Whether a figure keeps the limit; a NaN keeps none."""
-        return figure >= self.value if self.at_least else figure <= self.value
 
 
 NON_FINITE = "non-finite values"
@@ -185,12 +165,9 @@ SAME_LABELS = Limit(OTHER_LABELS, 0)
 #: Limits of tensors that the same code computes from the same image.
 IDENTICAL = (Limit(LARGEST_DIFFERENCE, 0),)
 
-#: Limits of each inner tensor of a converted file, by the file's precision: the first tensor
-#: beyond its limit is where the conversion breaks.
-INNER_TENSORS: Mapping[Precision, Limit] = {
-    Precision.FP16: Limit("max relative", 0.02, kind="breakage"),
-    Precision.INT8: Limit("max relative", 0.2, kind="breakage"),
-}
+#: The largest relative difference of an inner tensor of a converted file, by the file's precision:
+#: the first tensor beyond it is where the conversion breaks.
+INNER_TENSORS = {Precision.FP16: 0.02, Precision.INT8: 0.2}
 
 
 def figures(agreement: Agreement) -> dict[str, float]:
@@ -201,25 +178,26 @@ def figures(agreement: Agreement) -> dict[str, float]:
         found[f"{name}, mean absolute"] = tensor.mean_abs
         found[f"{name}, max relative"] = tensor.max_rel
         found[f"{name}, cosine"] = tensor.cosine
-    largest = max((tensor.max_abs for tensor in agreement.tensors.values()), default=0.0)
-    return {**found, LARGEST_DIFFERENCE: largest, NON_FINITE: float(agreement.non_finite)}
+    tensors = agreement.tensors.values()
+    found[LARGEST_DIFFERENCE] = max((tensor.max_abs for tensor in tensors), default=0.0)
+    return {**found, NON_FINITE: float(sum(tensor.non_finite for tensor in tensors))}
 
 
 def checks(agreement: Agreement, limits: Iterable[Limit], what: str = "") -> tuple[Check, ...]:
     """Measure an agreement against limits and, after them, the sanity limits. The names of the
     checks begin with `what`, the two that were compared and the images."""
     found = figures(agreement)
+    measured = [(each, found[each.figure]) for each in (*limits, *SANITY) if each.figure in found]
     return tuple(
         Check(
             name=f"{what}, {limit.figure}" if what else limit.figure,
-            figure=found[limit.figure],
+            figure=figure,
             limit=limit.value,
             at_least=limit.at_least,
             kind=limit.kind,
-            passed=limit.keeps(found[limit.figure]),
+            passed=figure >= limit.value if limit.at_least else figure <= limit.value,
         )
-        for limit in (*limits, *SANITY)
-        if limit.figure in found
+        for limit, figure in measured
     )
 
 

@@ -7,13 +7,14 @@ drawn images, since images on which both are right, or both wrong, hardly add to
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..manifest import Check
-from .metrics import ImageResult, Indices, Metric
+from .metrics import Metric, Results
 from .results import Basis, ChanceLevel, GateFigures, Outcome, StageResult, Unjudged
 from .stages import way_to
 
@@ -24,37 +25,23 @@ CONFIDENCE = 0.95
 #: right, so a score a little above chance is still a mistake.
 CHANCE_MARGIN = 2.0
 
-#: Draws of the bootstrap for the reference's bound; a metric says how many the gate makes.
-_CHANCE_RESAMPLES = 200
-
 #: Decimals that a drop is rounded to, because the figures' arithmetic is not exact beyond them.
 _DIGITS = 9
 
 
-def decide(
-    metric: Metric,
-    reference_results: Sequence[ImageResult],
-    candidate_results: Sequence[ImageResult],
-    max_drop: float,
-    resamples: int | None = None,
-    seed: int = 0,
-) -> GateFigures:
+def decide(metric: Metric, reference: Results, candidate: Results, max_drop: float) -> GateFigures:
     """Compare the accuracy of two models, by their results for the same images in the same order,
-    by the first figure of a metric, which may drop by `max_drop` points. `resamples` is the number
-    of bootstrap draws; the metric's own by default."""
-    name, count = metric.names[0], len(reference_results)
-    scorers = [metric.scorer(r, (name,)) for r in (reference_results, candidate_results)]
+    by the first figure of a metric, which may drop by `max_drop` points."""
+    name, count = metric.names[0], len(reference)
+    scores = [metric.counted(results, (name,)) for results in (reference, candidate)]
 
-    def drop_on(indices: Indices | None) -> float:
-        reference, candidate = (score(indices)[name] for score in scorers)
-        return reference - candidate
+    def drop_on(repeats: NDArray[np.int64]) -> float:
+        before, after = (score(repeats)[name] for score in scores)
+        return before - after
 
-    drop = upper = round(drop_on(None), _DIGITS)
-    pairs = zip(reference_results, candidate_results, strict=True)
-    if any(first != second for first, second in pairs):
-        rng = np.random.default_rng(seed)
-        draws = resamples or metric.resamples
-        drops = [drop_on(rng.integers(0, count, count)) for _ in range(draws)]
+    drop = upper = round(drop_on(np.ones(count, np.int64)), _DIGITS)
+    if any(before != after for before, after in zip(reference, candidate, strict=True)):
+        drops = [drop_on(repeats) for repeats in _draws(count, metric.resamples)]
         # The figure of a draw is nan if the draw has no image on which anything can be counted.
         upper = round(float(np.nanquantile(drops, CONFIDENCE)), _DIGITS)
     within: Outcome = "passed" if upper <= max_drop else "inconclusive"
@@ -71,27 +58,29 @@ def decide(
     )
 
 
-def chance_level(metric: Metric, results: Sequence[ImageResult], num_classes: int) -> ChanceLevel:
+def _draws(count: int, number: int) -> Iterator[NDArray[np.int64]]:
+    """How often each of `count` images is in each of a number of draws, int64 (count,)."""
+    rng = np.random.default_rng(0)
+    return (np.bincount(rng.integers(0, count, count), minlength=count) for _ in range(number))
+
+
+def chance_level(metric: Metric, results: Results, num_classes: int) -> ChanceLevel:
     """The reference's score beside chance; no drop means anything where it is not better. A few
     images may be right by luck, so it is the lower bound that must be above chance."""
     chance, name, count = metric.chance(num_classes), metric.names[0], len(results)
-    score_of = metric.scorer(results, (name,))
-    score = score_of(None)[name] if results else math.nan
-    bound = math.nan
+    score_of = metric.counted(results, (name,))
+    score = score_of(np.ones(count, np.int64))[name]
+    bound = None
     if not math.isnan(score):
-        rng = np.random.default_rng(0)
-        draws = [score_of(rng.integers(0, count, count))[name] for _ in range(_CHANCE_RESAMPLES)]
-        bound = float(np.nanquantile(draws, 1 - CONFIDENCE))
+        draws = [score_of(repeats)[name] for repeats in _draws(count, 200)]
+        bound = round(float(np.nanquantile(draws, 1 - CONFIDENCE)), 6)
     return ChanceLevel(
-        score=None if math.isnan(score) else round(score, 6),
-        lower_bound=None if math.isnan(bound) else round(bound, 6),
+        score=None if bound is None else round(score, 6),
+        lower_bound=bound,
         chance=round(chance, 6),
         needed=round(chance + CHANCE_MARGIN, 6),
     )
 
-
-#: Points below which a drop is rounding.
-_NO_DROP = 1e-9
 
 _NOTHING_FOUND = (
     "the reference finds nothing on these images that could be compared; take other images, or a "
@@ -126,33 +115,29 @@ def judge(
     """
     if stage.source is None:
         return stage
+    outcome: Outcome = "inconclusive"
+    beyond = _format_agreement(stage)
     if broken := failed_in_step(stage):
+        outcome, basis = "failed", Basis.STEP
         reason = f"against {stage.source}: {_format_checks(broken)}"
-        return _decided(stage, "failed", Basis.STEP, reason)
-    if level is not None and level.at_chance:
-        return _decided(stage, "inconclusive", Basis.CHANCE, _format_agreement(stage))
-    if stage.gate is not None:
-        reason = "; ".join(filter(None, (_format_gate(stage.gate), _format_agreement(stage))))
-        return _decided(stage, stage.gate.verdict, Basis.GATE, reason)
-    if stage.broken_checks:
-        return _decided(stage, "failed", Basis.AGREEMENT, _format_checks(stage.broken_checks))
-    if finds_nothing:
-        return _decided(stage, "inconclusive", Basis.NOTHING_FOUND, _NOTHING_FOUND)
-    return _decided(stage, "passed", Basis.AGREEMENT, "")
-
-
-def _decided(stage: StageResult, outcome: Outcome, basis: Basis, reason: str) -> StageResult:
+    elif level is not None and level.at_chance:
+        basis, reason = Basis.CHANCE, beyond
+    elif stage.gate is not None:
+        outcome, basis = stage.gate.verdict, Basis.GATE
+        reason = "; ".join(filter(None, (_format_gate(stage.gate), beyond)))
+    elif finds_nothing and not beyond:
+        basis, reason = Basis.NOTHING_FOUND, _NOTHING_FOUND
+    else:
+        outcome, basis = "failed" if beyond else "passed", Basis.AGREEMENT
+        reason = _format_checks(stage.broken_checks)
     return stage.model_copy(update={"outcome": outcome, "basis": basis, "reason": reason})
 
 
-def failed_in_step(stage: StageResult) -> tuple[Check, ...]:
+def failed_in_step(stage: StageResult) -> list[Check]:
     """The broken limits of a stage's own step that no score on a dataset outweighs: all limits
     where the stage should change nothing, else values that are not finite and other shapes."""
-    return tuple(
-        check
-        for check in stage.step_checks
-        if not check.passed and (not stage.changes or check.kind == "sanity")
-    )
+    broken = [check for check in stage.step_checks if not check.passed]
+    return [check for check in broken if not stage.changes or check.kind == "sanity"]
 
 
 def _first_failed(stages: Iterable[StageResult]) -> StageResult | None:
@@ -177,36 +162,37 @@ def culprit_of(stages: Sequence[StageResult]) -> str | None:
         if not all(check.passed for check in stage.step_checks):
             return stage.name
     largest = max(way, key=lambda stage: stage.step_drop or 0.0)
-    return largest.name if (largest.step_drop or 0.0) > _NO_DROP else failed.name
+    return largest.name if (largest.step_drop or 0.0) > 1e-9 else failed.name  # no rounding
 
 
 def conclude(
     stages: Sequence[StageResult],
     images: int,
-    refused: int,
-    unjudged: Sequence[Unjudged],
+    refused: Sequence[Unjudged],
     metric: str | None = None,
     level: ChanceLevel | None = None,
 ) -> Conclusion:
-    """The outcome of a validation from its judged stages, the numbers of images that were judged
-    and refused, the first of these (`unjudged`) and, where there are labels, the name of the
-    dataset's first figure and the reference's score beside chance."""
+    """The outcome of a validation from its judged stages, the number of images that were judged,
+    those that were refused and, where there are labels, the name of the dataset's first figure and
+    the reference's score beside chance."""
     culprit = culprit_of(stages)
     if refused:
-        first = unjudged[0]
+        first = refused[0]
         reason = (
-            f"{refused:,} of {images + refused:,} images could not be judged, such as "
+            f"{len(refused):,} of {images + len(refused):,} images could not be judged, such as "
             f"{first.image}, refused by {first.stage}: {first.reason}"
         )
         return Conclusion("failed", culprit or first.stage, reason)
     stage = _first_failed(stages)
+    beyond = "; ".join(f"{s.name}: {text}" for s in stages if (text := _format_agreement(s)))
     if stage is None:
-        return Conclusion("passed", None, _format_passed(stages, metric))
+        return Conclusion("passed", None, _format_passed(stages, beyond, metric))
     outcome: Outcome = "failed" if stage.outcome == "failed" else "inconclusive"
     if stage.basis is Basis.NOTHING_FOUND:
         return Conclusion(outcome, None, stage.reason)
     if stage.basis is Basis.CHANCE and level is not None:
-        return Conclusion(outcome, None, _format_chance(stages, images, metric, level))
+        besides = f". Besides, {beyond}" if beyond else ""
+        return Conclusion(outcome, None, _format_chance(images, metric, level) + besides)
     reason = f"{stage.name}: {stage.reason}"
     if culprit != stage.name:
         reason += f"; it came in with {culprit}"
@@ -219,9 +205,8 @@ def _format_checks(checks: Iterable[Check]) -> str:
 
 def _format_agreement(stage: StageResult) -> str:
     """The limits of agreement that a stage breaks, in words; empty where it keeps all."""
-    if not stage.broken_checks:
-        return ""
-    return f"agreement is beyond its limits: {_format_checks(stage.broken_checks)}"
+    broken = _format_checks(stage.broken_checks)
+    return broken and f"agreement is beyond its limits: {broken}"
 
 
 def _format_gate(gate: GateFigures) -> str:
@@ -235,29 +220,19 @@ def _format_gate(gate: GateFigures) -> str:
     return text
 
 
-def _format_passed(stages: Sequence[StageResult], metric: str | None) -> str:
-    gates = [stage.gate for stage in stages if stage.gate is not None]
-    if not gates:
+def _format_passed(stages: Sequence[StageResult], beyond: str, metric: str | None) -> str:
+    limit = next((stage.gate.limit for stage in stages if stage.gate), None)
+    if limit is None:
         return "every stage is within its limits of agreement"
-    text = f"the drop of {metric} is within {gates[0].limit:g} points at every stage"
-    beyond = _format_beyond(stages)
+    text = f"the drop of {metric} is within {limit:g} points at every stage"
     return f"{text}, but {beyond}" if beyond else f"{text}, and so is the agreement of all"
 
 
-def _format_beyond(stages: Sequence[StageResult]) -> str:
-    """The stages whose agreement is beyond its limits, in words."""
-    return "; ".join(f"{s.name}: {_format_agreement(s)}" for s in stages if s.broken_checks)
-
-
-def _format_chance(
-    stages: Sequence[StageResult], images: int, metric: str | None, level: ChanceLevel
-) -> str:
+def _format_chance(images: int, metric: str | None, level: ChanceLevel) -> str:
     score = "has no value" if level.score is None else f"is {level.score:.2f}"
     bound = "" if level.lower_bound is None else f" (lower bound {level.lower_bound:.2f})"
-    text = (
+    return (
         f"{metric} of the reference {score}{bound} on {images:,} images, where chance gives "
         f"{level.chance:.2f} and more than {level.needed:.2f} is needed, so no drop can be judged. "
         f"{_CHANCE_CAUSES}"
     )
-    beyond = _format_beyond(stages)
-    return f"{text}. Besides, {beyond}" if beyond else text

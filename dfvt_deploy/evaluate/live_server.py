@@ -2,14 +2,12 @@
 
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ..artifact import Artifact, read_manifest
+from ..artifact import Artifact
 from ..errors import ArtifactError, BadInput
-from ..files import sha256_of
-from ..manifest import MANIFEST
 from ..names import ONNX_FILES
 from ..runners.triton import TritonRunner
 from ..types import Precision, TritonProtocol
@@ -18,26 +16,15 @@ from .options import ValidateOptions
 
 @dataclass(frozen=True)
 class Served:
-    """A file of an exported model, the precision that a server computes it in, and whether the
-    server decodes images at reduced scale."""
+    """A file of an exported model, the precision that a server computes it in, whether the server
+    decodes images at reduced scale and, of one that runs, its `host:port` and the options of
+    postprocessing that it answers with."""
 
     file: str
     precision: Precision
     fast_decode: bool
-
-
-@dataclass(frozen=True)
-class LiveServer(Served):
-    """A running Triton server that serves the model.
-
-    repository: the model repository that the server was started on; None for a server at --url.
-    answer_options: the options of postprocessing that the server answers with.
-    """
-
-    url: str
-    protocol: TritonProtocol
-    repository: Path | None
-    answer_options: Mapping[str, Any]
+    url: str = ""
+    answer_options: Mapping[str, Any] = field(default_factory=dict)
 
 
 def served_file(artifact: Artifact, options: ValidateOptions) -> Served | None:
@@ -65,14 +52,12 @@ def _file_in_repository(artifact: Artifact, repository: Path) -> Served:
     remedy = artifact.command("populate", "--repository", repository)
     if not version:
         raise ArtifactError(f"{repository} does not hold {name}; add it with: {remedy}")
-    folder = repository / f"{name}_network" / str(version)
-    populated = {record.sha256 for record in read_manifest(folder / MANIFEST).files.values()}
-    by_hash = {record.sha256: file for file, record in artifact.manifest.files.items()}
-    for path in sorted(folder.iterdir()):
-        digest = sha256_of(path)
-        if digest in populated and digest in by_hash:
-            record = read_version(repository, name, version)
+    record = read_version(repository, name, version)
+    by_hash = {each.sha256: file for file, each in artifact.manifest.files.items()}
+    for digest in record.files.values():
+        if digest in by_hash:
             return Served(by_hash[digest], record.precision, record.fast_decode)
+    folder = repository / f"{name}_network" / str(version)
     raise ArtifactError(
         f"{folder} serves none of the files of {artifact.directory}; populate again: {remedy}"
     )
@@ -80,19 +65,18 @@ def _file_in_repository(artifact: Artifact, repository: Path) -> Served:
 
 def live_server(
     artifact: Artifact, options: ValidateOptions, served: Served, stack: ExitStack
-) -> LiveServer:
+) -> Served:
     """The server at --url, or one started on --repository that stops when `stack` closes. Raises
     BadInput where the server serves another model under this name."""
-    url, repository = options.url, None
+    url = options.url
     if url is None:
         from ..serving.server import serve
 
-        repository = options.repository
-        server = stack.enter_context(serve(repository))
+        server = stack.enter_context(serve(options.repository))
         url = server.grpc_url if options.protocol == "grpc" else server.http_url
-    answer_options = answer_options_at(artifact, url, options.protocol)
-    more: dict[str, Any] = {"repository": repository, "answer_options": answer_options}
-    return LiveServer(**vars(served), url=url, protocol=options.protocol, **more)
+    return replace(
+        served, url=url, answer_options=answer_options_at(artifact, url, options.protocol)
+    )
 
 
 def answer_options_at(artifact: Artifact, url: str, protocol: TritonProtocol) -> dict[str, Any]:

@@ -8,9 +8,6 @@ from ..files import check_utf8
 from ..options import Options, argument, option
 from ..types import Precision, TritonProtocol
 
-#: Most threads of a pool that an option may ask for.
-_MAX_THREADS = 1024
-
 
 class ValidateOptions(Options):
     """Which forms of a model are compared on which images, and what they may lose."""
@@ -81,13 +78,13 @@ class ValidateOptions(Options):
     workers: int | None = option(
         None,
         minimum=1,
-        maximum=_MAX_THREADS,
+        maximum=1024,
         help="Threads that decode images; as many as cores and at most 4 by default.",
     )
     threads: int | None = option(
         None,
         minimum=1,
-        maximum=_MAX_THREADS,
+        maximum=1024,
         help="Threads that onnxruntime and PyTorch compute one operator with; all cores by "
         "default.",
     )

@@ -19,20 +19,17 @@ _PACKAGES = (
     *("opencv-python-headless", "pycocotools"),
 )
 
-#: Endings of the files in a repository that answers depend on.
-_SERVED_SUFFIXES = (".pbtxt", ".py", ".txt", ".onnx", ".plan")
-
 #: Instruction sets of a processor that the speed and the rounding of figures depend on.
 _INSTRUCTION_SETS = ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "avx_vnni", "amx_tile")
 
 
-def results_key(stages: Stages, dataset: Dataset) -> str:
+def results_key(stages: Stages) -> str:
     """A short hash of what the results of single images depend on beside the images."""
-    manifest, live = stages.manifest, stages.live
+    manifest, options, live = stages.manifest, stages.options, stages.live
     server: list[Any] = []
     if live is not None:
-        server = [live.protocol, live.file, live.precision]
-        server += [live.url] if live.repository is None else _contents(live.repository, manifest)
+        server = [options.protocol, live.file, live.precision]
+        server += [options.url or _contents(options.repository, manifest.name)]
     hashes = [(s.name, manifest.files[s.file].sha256 if s.file else "") for s in stages.made]
     return digest_of(
         [
@@ -41,28 +38,20 @@ def results_key(stages: Stages, dataset: Dataset) -> str:
             manifest.graph.opset,
             hashes,
             dict(stages.pipeline.answer_options),
-            stages.options.device,
+            options.device,
             server,
-            dataset.kind,
+            options.dataset or "images",
             versions(manifest),
         ]
     )[:12]
 
 
-def _contents(repository: Path, manifest: Manifest) -> list[tuple[str, str]]:
-    """Names and hashes of the files of a model's newest version, settings included."""
-    from ..serving.layout import CONFIG, live_version, model_names
+def _contents(repository: Path, name: str) -> dict[str, str]:
+    """Hashes of the files of a model's live version, settings included."""
+    from ..serving.layout import CONFIG, hashes, live_version, model_names
 
-    version = str(live_version(repository, manifest.name))
-    found = []
-    for name in model_names(manifest.name):
-        folder = repository / name
-        found += [
-            (str(path.relative_to(repository)), sha256_of(path))
-            for path in sorted((folder / CONFIG, *(folder / version).rglob("*")))
-            if path.is_file() and path.suffix in _SERVED_SUFFIXES
-        ]
-    return found
+    configs = {each: sha256_of(repository / each / CONFIG) for each in model_names(name)}
+    return {**hashes(repository, name, live_version(repository, name)), **configs}
 
 
 def versions(manifest: Manifest | None = None) -> dict[str, str]:

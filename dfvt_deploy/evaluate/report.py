@@ -5,9 +5,8 @@ import base64
 import io
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NamedTuple
 
 from ..artifact import Artifact, update_manifest
 from ..compare import comparison_of
@@ -31,27 +30,18 @@ from .stages import StageOutputs, way_to
 if TYPE_CHECKING:
     import jinja2
 
-#: Longest side of a drawn image, in pixels.
-_DRAWN_SIDE = 480
 
-#: Answers that are written out below a drawn image.
-_WRITTEN = 5
-
-
-@dataclass(frozen=True)
-class Drawn:
+class Drawn(NamedTuple):
     """An answer: drawn on its image, a data URI, and its best rows as text."""
 
     uri: str
     rows: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class Picture:
+class Picture(NamedTuple):
     """An image with both answers; or the `problem` why one cannot be drawn."""
 
     image: str
-    change: float
     reference: Drawn | None = None
     candidate: Drawn | None = None
     problem: str = ""
@@ -75,28 +65,20 @@ def drawn_changes(
             try:
                 done = [outputs for _, outputs, _ in run.stage_outputs(way, prepared)]
                 first, last = (_drawn(validation.task, outputs) for outputs in (done[0], done[-1]))
-                drawn.append(Picture(changed.image, changed.change, first, last))
+                drawn.append(Picture(changed.image, first, last))
             except (run.ImageRefused, ValueError, IndexError) as error:
-                drawn.append(Picture(changed.image, changed.change, problem=str(error)))
+                drawn.append(Picture(changed.image, problem=str(error)))
     return pictures
 
 
 def _drawn(task: Task, outputs: StageOutputs) -> Drawn:
     answers = {name: value[0] for name, value in outputs.answers.items()}
-    image = decode_image(outputs.encoded)
-    drawing = drawing_of(task)
-    image = drawing.draw(image, answers, MIN_SCORE, side=_DRAWN_SIDE)
-    file = io.BytesIO()
+    drawing, file = drawing_of(task), io.BytesIO()
+    image = drawing.draw(decode_image(outputs.encoded), answers, MIN_SCORE, side=480)
     image.save(file, "JPEG", quality=82)
-    rows = (", ".join(cells[1:]) for cells in drawing.rows(answers)[:_WRITTEN])
+    rows = (", ".join(cells[1:]) for cells in drawing.rows(answers)[:5])
     uri = "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
     return Drawn(uri, tuple(rows))
-
-
-TEMPLATE = "report.html.j2"
-
-#: Changed classes that the report lists.
-LISTED_CLASSES = 15
 
 
 def html_report(validation: Validation, pictures: dict[str, list[Picture]]) -> str:
@@ -105,11 +87,11 @@ def html_report(validation: Validation, pictures: dict[str, list[Picture]]) -> s
         v=validation,
         pictures=pictures,
         waterfall=waterfall(validation),
-        classes=[c for c in validation.classes if c.change or c.score_change][:LISTED_CLASSES],
+        classes=[c for c in validation.classes if c.change or c.score_change][:15],
     )
 
 
-def report_template(name: str = TEMPLATE) -> "jinja2.Template":
+def report_template(name: str = "report.html.j2") -> "jinja2.Template":
     """The template of a page, with its filters. Raises MissingDependency without jinja2."""
     jinja2 = optional("jinja2")
     environment = jinja2.Environment(
@@ -119,8 +101,7 @@ def report_template(name: str = TEMPLATE) -> "jinja2.Template":
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    filters: dict[str, Any] = environment.filters
-    filters |= {"format_figure": format_figure, "shown_checks": shown_checks}
+    environment.filters.update(format_figure=format_figure, shown_checks=shown_checks)
     return environment.get_template(name)
 
 
@@ -136,8 +117,7 @@ def shown_checks(checks: Sequence[Check]) -> list[Check]:
     return [check for check in checks if not check.passed or check.kind != "sanity"]
 
 
-@dataclass(frozen=True)
-class Bar:
+class Bar(NamedTuple):
     """One stage, in percent of the width: where it `end`s, and its part beyond its source."""
 
     stage: StageResult
@@ -147,8 +127,7 @@ class Bar:
     end: float
 
 
-@dataclass(frozen=True)
-class Waterfall:
+class Waterfall(NamedTuple):
     """The bars in the order of the stages. A tick is a place in percent and its text."""
 
     title: str
@@ -162,8 +141,8 @@ def waterfall(validation: Validation) -> Waterfall:
     title = f"{validation.metric}, points"
     if validation.metric is None:
         title = f"{comparison.share_title}, percent"
-    figures = {s.name: _value(validation, s, comparison.share) for s in validation.stages}
-    values = {name: value for name, value in figures.items() if not math.isnan(value)}
+    figures = ((s.name, _value(validation, s, comparison.share)) for s in validation.stages)
+    values = {name: value for name, value in figures if not math.isnan(value)}
     if not values:
         return Waterfall(title, (), ())
     low, high = min(values.values()), max(values.values())
@@ -174,9 +153,8 @@ def waterfall(validation: Validation) -> Waterfall:
         return 100 * (value - low) / (high - low)
 
     bars = []
-    for stage in validation.stages:
-        if (value := values.get(stage.name)) is None:
-            continue
+    for name, value in values.items():
+        stage = validation.stage(name)
         before = values.get(stage.source or "")
         gain = 0.0 if before is None else value - before
         start, end = 0.0 if before is None else place(before), place(value)
@@ -199,16 +177,12 @@ def record_validation(
 ) -> None:
     """Write the HTML and the JSON report into the folder of an exported model, in one step; with
     `verdicts` also the verdict about each file into the folder's manifest."""
+    texts = {"json": found.as_text(), "html": html_report(found, pictures)}
     with staging_directory(directory) as staging:
         files = {name: staging / name for name in found.reports.values()}
-        json_file, html_file = (files[found.reports[kind]] for kind in ("json", "html"))
-        json_file.write_text(found.as_text(), encoding="utf-8")
-        html_file.write_text(html_report(found, pictures), encoding="utf-8")
-
-        def change(manifest: Manifest) -> Manifest:
-            return with_verdicts(manifest, found) if verdicts else manifest
-
-        update_manifest(directory, change, files)
+        for kind, text in texts.items():
+            files[found.reports[kind]].write_text(text, encoding="utf-8")
+        update_manifest(directory, lambda m: with_verdicts(m, found) if verdicts else m, files)
 
 
 def with_verdicts(manifest: Manifest, found: Validation) -> Manifest:
@@ -217,9 +191,9 @@ def with_verdicts(manifest: Manifest, found: Validation) -> Manifest:
     stays where a run without a gate passes."""
     verdicts = dict(manifest.verdicts)
     for stage in found.stages:
-        if stage.file is None or stage.outcome == "reference":
+        record = manifest.files.get(stage.file or "")
+        if stage.outcome == "reference" or not stage.file:
             continue
-        record = manifest.files.get(stage.file)
         if record is None or record.sha256 != stage.sha256:
             continue
         before = way_to(stage.name, found.stages)[:-1]

@@ -2,16 +2,17 @@
 database, so that an interrupted run goes on.
 
 The database's name is a hash of what the results depend on beside the images: the files of the
-model, the stages and the server. A row is found by its image's id and by a digest of the image's
-file and truth, so runs on more or fewer images share results.
+model, the stages and the server. A row is found by a digest of its image's id, file and truth, so
+runs on more or fewer images share results.
 """
 
 import json
 import sqlite3
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,26 +21,21 @@ from pydantic import Field
 
 from ..compare import comparison_of
 from ..compare.agreement import Agreement
+from ..cores import usable_cores
 from ..errors import ArtifactError, BadInput, DfvtError, MissingDependency, StageFailed
 from ..files import digest_of
 from ..manifest import Record
 from ..pipeline import Pipeline
 from ..progress import image_bar
-from ..runners import InferenceFailed, Tensors
+from ..runners import InferenceFailed
 from ..tasks.images import ImageError
+from .build_stages import Stages
 from .datasets.sample import Sample
 from .metrics import Metric
 from .results import Unjudged
-from .stages import Part, Stage, StageOutputs
+from .stages import Stage, StageOutputs
 
-#: An image's id and its digest; see `sample_digest`.
-Key = tuple[str, str]
-
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS results (
-    image BLOB, digest TEXT, result TEXT NOT NULL, PRIMARY KEY (image, digest)
-) WITHOUT ROWID
-"""
+_TABLE = "images (digest TEXT PRIMARY KEY, result TEXT NOT NULL) WITHOUT ROWID"
 
 
 class StageRecord(Record):
@@ -47,7 +43,7 @@ class StageRecord(Record):
     before it (None for the reference) and with the reference (None where that is the stage before
     it), and the metric's result, where the image has a truth."""
 
-    classes: dict[int, float]
+    classes: dict[int, int]
     milliseconds: float
     step: Agreement | None = None
     total: Agreement | None = None
@@ -62,19 +58,15 @@ class ImageRecord(Record):
 
 
 class ResultStore:
-    """The results of one database, which survive the end of the process. Raises ArtifactError where
-    it is damaged, StageFailed where it cannot be written."""
+    """The results of one database, which survive the end of the process, by the digest of their
+    image. Raises ArtifactError where it is damaged, StageFailed where it cannot be written."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._database: sqlite3.Connection | None = None
 
     def __enter__(self) -> "ResultStore":
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        try:
+        with self._translated():
             self._database = sqlite3.connect(self.path, isolation_level=None)
-        except sqlite3.OperationalError as error:
-            raise self._unusable(error) from error
         try:
             # With a write-ahead log and this level, a killed process loses nothing it committed.
             self._execute("PRAGMA journal_mode = wal")
@@ -82,49 +74,47 @@ class ResultStore:
             ((state,),) = self._execute("PRAGMA quick_check(1)")
             if state != "ok":
                 raise self.damaged(" ".join(state.split()))
-            self._execute(_SCHEMA)
+            self._execute(f"CREATE TABLE IF NOT EXISTS {_TABLE}")
         except BaseException:
             self._database.close()
             raise
         return self
 
     def __exit__(self, *error: object) -> None:
-        assert self._database is not None
         self._database.close()
 
-    def __contains__(self, key: Key) -> bool:
-        return bool(self._execute("SELECT 1 FROM results WHERE image = ? AND digest = ?", key))
+    def __contains__(self, digest: str) -> bool:
+        return bool(self._execute("SELECT 1 FROM images WHERE digest = ?", digest))
 
-    def append(self, key: Key, record: ImageRecord) -> None:
+    def append(self, digest: str, record: ImageRecord) -> None:
         """Store the result of an image."""
         # pydantic writes no NaN and no file name that is not UTF-8; both occur in results.
         text = json.dumps(record.model_dump(exclude_none=True))
-        self._execute("INSERT OR REPLACE INTO results VALUES (?, ?, ?)", key, text)
+        self._execute("INSERT OR REPLACE INTO images VALUES (?, ?)", digest, text)
 
-    def read(self, keys: Sequence[Key]) -> Iterator[tuple[str, ImageRecord]]:
-        """Image ids and their results in the order of the keys, one at a time."""
-        for key in keys:
-            rows = self._execute("SELECT result FROM results WHERE image = ? AND digest = ?", key)
+    def read(self, digests: Mapping[str, str]) -> Iterator[tuple[str, ImageRecord]]:
+        """The ids of images and their results, one at a time, from the digests by id."""
+        for image, digest in digests.items():
+            rows = self._execute("SELECT result FROM images WHERE digest = ?", digest)
             try:
                 ((text,),) = rows
-                yield key[0], ImageRecord.model_validate(json.loads(text))
+                yield image, ImageRecord.model_validate(json.loads(text))
             except (ValueError, TypeError) as error:
                 first = str(error).partition("\n")[0]
-                raise self.damaged(f"result of {key[0]}: {first}") from error
+                raise self.damaged(f"result of {image}: {first}") from error
 
-    def _execute(self, statement: str, key: Key | None = None, *more: str) -> list[tuple[Any, ...]]:
-        assert self._database is not None
-        # An id may hold bytes of a file name that are not UTF-8, which SQLite's text refuses.
-        values = () if key is None else (key[0].encode(errors="surrogatepass"), key[1], *more)
-        try:
+    def _execute(self, statement: str, *values: str) -> list[tuple[Any, ...]]:
+        with self._translated():
             return self._database.execute(statement, values).fetchall()
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
         except sqlite3.OperationalError as error:
-            raise self._unusable(error) from error
+            raise StageFailed(f"{self.path} cannot be used: {error}") from error
         except sqlite3.DatabaseError as error:
             raise self.damaged(error) from error
-
-    def _unusable(self, error: sqlite3.OperationalError) -> StageFailed:
-        return StageFailed(f"{self.path} cannot be used: {error}")
 
     def damaged(self, what: object) -> ArtifactError:
         """The error to raise where what was stored cannot be what this program wrote."""
@@ -135,10 +125,6 @@ def remove_store(path: Path) -> None:
     """Delete a database with the files that SQLite keeps beside it."""
     for suffix in ("", "-wal", "-shm"):
         path.with_name(path.name + suffix).unlink(missing_ok=True)
-
-
-#: The stage that refuses an image which cannot be decoded.
-DECODING = "decoding"
 
 
 class ImageRefused(Exception):
@@ -152,12 +138,11 @@ class ImageRefused(Exception):
 
 @dataclass(frozen=True)
 class Prepared:
-    """An image that was read, and its tensors; or `refused`, why there are none."""
+    """An image that was read and preprocessed; or `refused`, why it could not be."""
 
     sample: Sample
     digest: str
-    encoded: bytes = b""
-    inputs: Tensors | None = None
+    image: StageOutputs | None = None
     refused: str = ""
 
 
@@ -174,37 +159,31 @@ def sample_digest(sample: Sample) -> str:
 
 
 def run_stages(
-    stages: Sequence[Stage],
-    pipeline: Pipeline,
-    samples: Sequence[Sample],
-    metric: Metric | None,
-    store: ResultStore,
-    workers: int,
-) -> list[Key]:
+    stages: Stages, samples: Sequence[Sample], metric: Metric | None, store: ResultStore
+) -> dict[str, str]:
     """Pass every image that has no stored result through the stages, and store its result. Decoding
-    and preprocessing run in `workers` threads and only a few images ahead, so memory does not grow
-    with the number of images. Returns the keys of the stored results in the order of the samples;
-    an image that changes during the run has the digest that it had when it was read. Raises
-    DfvtError where a stage cannot go on, such as a server that no longer answers."""
+    and preprocessing run in threads and only a few images ahead, so memory does not grow with the
+    number of images. Returns the digests of the samples by id, in their order; an image
+    that changes during the run has the digest that it had when it was read. Raises DfvtError where
+    a stage cannot go on, such as a server that no longer answers."""
     digests = {sample.id: sample_digest(sample) for sample in samples}
-    left = [sample for sample in samples if (sample.id, digests[sample.id]) not in store]
+    left = [sample for sample in samples if digests[sample.id] not in store]
+    workers = stages.options.workers or min(4, usable_cores())
     with image_bar("images", len(samples), len(samples) - len(left)) as advance:
-        for prepared in _prepared_ahead(left, pipeline, workers):
+        for prepared in _prepared_ahead(left, stages.pipeline, workers):
             digests[prepared.sample.id] = prepared.digest
-            store.append((prepared.sample.id, prepared.digest), _record(stages, prepared, metric))
+            store.append(prepared.digest, _record(stages.made, prepared, metric))
             advance()
-    return list(digests.items())
+    return digests
 
 
 def stage_outputs(
     stages: Sequence[Stage], prepared: Prepared
 ) -> Iterator[tuple[Stage, StageOutputs, float]]:
     """Yield each stage, its outputs and its milliseconds; ImageRefused where one has no answer."""
-    if prepared.inputs is None:
-        raise ImageRefused(DECODING, prepared.refused)
-    done: dict[str | None, StageOutputs] = {
-        None: StageOutputs(prepared.encoded, prepared.inputs, outputs={}, answers={})
-    }
+    if prepared.image is None:
+        raise ImageRefused("decoding", prepared.refused)
+    done: dict[str | None, StageOutputs] = {None: prepared.image}
     for stage in stages:
         start = time.perf_counter()
         try:
@@ -223,12 +202,11 @@ def prepare(sample: Sample, pipeline: Pipeline) -> Prepared:
     digest = sample_digest(sample)
     try:
         encoded = sample.path.read_bytes()
-        inputs = pipeline.read(encoded)
+        return Prepared(sample, digest, StageOutputs(encoded, pipeline.read(encoded)))
     except OSError as error:
         return Prepared(sample, digest, refused=f"cannot be read: {error.strerror}")
     except ImageError as error:
         return Prepared(sample, digest, refused=str(error))
-    return Prepared(sample, digest, encoded, inputs)
 
 
 def _prepared_ahead(
@@ -261,7 +239,7 @@ def _record(stages: Sequence[Stage], prepared: Prepared, metric: Metric | None) 
             if stage.source is not None:
                 step = stage.compare_step(done[stage.source], outputs)
                 # Beside the reference a step is the total, unless it compares the inputs alone.
-                if stage.source != reference or stage.part is Part.INPUTS:
+                if stage.source != reference or stage.part == "inputs":
                     total = stage.compare_total(done[reference], outputs)
             if metric is not None:
                 try:
@@ -271,7 +249,7 @@ def _record(stages: Sequence[Stage], prepared: Prepared, metric: Metric | None) 
                 except StageFailed as error:
                     raise ImageRefused(stage.name, str(error)) from error
             records[stage.name] = StageRecord(
-                classes=comparison_of(stage.task).class_counts(outputs.answers),
+                classes=dict(comparison_of(stage.task).class_counts(outputs.answers)),
                 milliseconds=round(milliseconds, 3),
                 step=step,
                 total=total,

@@ -6,27 +6,15 @@ the later stage's doing, and a stage's figures count everything up to it.
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
-from typing import Any, TypeAlias
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
 from ..compare import comparison_of
 from ..compare.agreement import OTHER_SHAPES, Agreement, Limit, compare_tensors
-from ..pipeline import Pipeline
-from ..runners import Runner, Tensors
-from ..runners.triton import image_request
-from ..types import Precision, StringEnum, Task
-
-REFERENCE = "pytorch"
-ONNX = "onnx"
-SIMPLIFIED = "simplified"
-BFLOAT16 = "openvino bf16"
-FAST_DECODE = " fast-decode"
-PREPROCESS = "triton preprocess"
-NETWORK = "triton network"
-POSTPROCESS = "triton postprocess"
-ENSEMBLE = "triton ensemble"
+from ..runners import Tensors
+from ..types import Precision, Task
 
 
 @dataclass(frozen=True)
@@ -37,19 +25,11 @@ class StageOutputs:
 
     encoded: bytes
     inputs: Tensors
-    outputs: Tensors
-    answers: Tensors
+    outputs: Tensors = field(default_factory=dict)
+    answers: Tensors = field(default_factory=dict)
 
 
 Step: TypeAlias = Callable[[StageOutputs], StageOutputs]
-
-
-class Part(StringEnum):
-    """The part of a `StageOutputs` that a stage replaces and is compared by."""
-
-    INPUTS = "inputs"
-    OUTPUTS = "outputs"
-    ANSWERS = "answers"
 
 
 @dataclass(frozen=True)
@@ -58,7 +38,8 @@ class Stage:
 
     source, title: the name of the stage before it, None for the reference, and what runs, for
         people.
-    step, part: makes the stage's outputs from those of the stage before it, and what it replaces.
+    step, part: makes the stage's outputs from those of the stage before it, and the part of them
+        that it replaces and is compared by.
     step_limits: limits of agreement with the stage before it.
     precision: what it computes in, which decides the limits of agreement with the reference.
     changes: whether the precision or the decoding is another than that of the stage before it.
@@ -71,7 +52,7 @@ class Stage:
     source: str | None
     title: str
     step: Step
-    part: Part
+    part: Literal["inputs", "outputs", "answers"]
     step_limits: tuple[Limit, ...]
     precision: Precision = Precision.FP32
     changes: bool = False
@@ -80,14 +61,14 @@ class Stage:
 
     def compare_step(self, before: StageOutputs, after: StageOutputs) -> Agreement:
         """Compare the stage's outputs with those of the stage before it."""
-        if self.part is Part.INPUTS:
+        if self.part == "inputs":
             return _compare_inputs(self.task, before.inputs, after.inputs)
         return self.compare_total(before, after)
 
     def compare_total(self, reference: StageOutputs, after: StageOutputs) -> Agreement:
         """Compare the stage's network outputs, or its answers, with those of the reference."""
         comparison = comparison_of(self.task)
-        if self.part is Part.OUTPUTS:
+        if self.part == "outputs":
             sizes = reference.inputs.get("image_sizes")
             return comparison.outputs(reference.outputs, after.outputs, sizes)
         return comparison.answers(reference.answers, after.answers)
@@ -95,9 +76,10 @@ class Stage:
     @property
     def total_limits(self) -> tuple[Limit, ...]:
         """Limits of agreement with the reference."""
-        of_answers = self.part is not Part.OUTPUTS
         precision = Precision.INT8 if self.fast_decode else self.precision
-        return comparison_of(self.task).release_limits(precision, of_answers=of_answers)
+        comparison = comparison_of(self.task)
+        of_part = comparison.limits if self.part == "outputs" else comparison.answer_limits
+        return of_part[precision]
 
 
 def way_to(name: str, stages: Iterable[Any]) -> list[Any]:
@@ -109,40 +91,19 @@ def way_to(name: str, stages: Iterable[Any]) -> list[Any]:
     return way
 
 
-def run_network(pipeline: Pipeline, runner: Runner, before: StageOutputs) -> StageOutputs:
-    """Run the network with another runner."""
-    outputs = runner.infer(pipeline.feed(before.inputs))
-    answers = pipeline.postprocess(before.inputs, outputs)
-    return replace(before, outputs=outputs, answers=answers)
+def prepared_by(prepare: Callable[[bytes], Tensors], source: Stage) -> Step:
+    """A step that runs another preprocessing alone, and the network of a stage where the tensors
+    differ from those of that stage."""
 
+    def step(before: StageOutputs) -> StageOutputs:
+        inputs, old = prepare(before.encoded), before.inputs
+        same = old.keys() == inputs.keys() and all(
+            value.dtype == inputs[name].dtype and np.array_equal(value, inputs[name])
+            for name, value in old.items()
+        )
+        return before if same else source.step(replace(before, inputs=inputs))
 
-def run_image(runner: Runner, encoded: bytes) -> Tensors:
-    """Run the server's preprocessing, or its ensemble, on an encoded image."""
-    return runner.infer(image_request(encoded))
-
-
-def run_preprocessing(
-    source: Stage, prepare: Callable[[bytes], Tensors], before: StageOutputs
-) -> StageOutputs:
-    """Run another preprocessing alone, and the network of `source` where the tensors differ."""
-    inputs, old = prepare(before.encoded), before.inputs
-    same = old.keys() == inputs.keys() and all(
-        value.dtype == inputs[name].dtype and np.array_equal(value, inputs[name])
-        for name, value in old.items()
-    )
-    return before if same else source.step(replace(before, inputs=inputs))
-
-
-def run_postprocessing(names: Iterable[str], runner: Runner, before: StageOutputs) -> StageOutputs:
-    """Run the server's postprocessing alone, on these outputs of the server's network."""
-    sizes = {name: value for name, value in before.inputs.items() if name != "images"}
-    outputs = {name: before.outputs[name] for name in names}
-    return replace(before, answers=runner.infer({**outputs, **sizes}))
-
-
-def run_ensemble(runner: Runner, before: StageOutputs) -> StageOutputs:
-    """Run the served ensemble: an encoded image to answers in one request."""
-    return replace(before, answers=run_image(runner, before.encoded))
+    return step
 
 
 def _compare_inputs(task: Task, reference: Tensors, candidate: Tensors) -> Agreement:

@@ -1,26 +1,21 @@
 """The stored results of single images, added up."""
 
 import heapq
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import Any
 
-from ..artifact import Artifact
 from ..compare import comparison_of
 from ..compare.agreement import Agreement, checks
 from ..types import Task
-from .judge import chance_level, decide
+from .build_stages import Stages
+from .judge import decide
 from .metrics import Metric
 from .results import ChanceLevel, ClassChange, ImageChange, StageResult, Unjudged
-from .run import Key, ResultStore, StageRecord
+from .run import ResultStore, StageRecord
 from .stages import Stage
-
-#: Images that a report shows.
-SHOWN_IMAGES = 6
-
-#: Refused images that a result lists.
-_LISTED = 20
 
 
 @dataclass
@@ -32,14 +27,13 @@ class StageSums:
     step: Agreement | None = None
     total: Agreement | None = None
     results: list[Any] = field(default_factory=list)
-    classes: dict[int, float] = field(default_factory=dict)
+    classes: Counter[int] = field(default_factory=Counter)
     milliseconds: float = 0
     changes: list[tuple[str, float]] = field(default_factory=list)
 
     def add(self, task: Task, image: str, record: StageRecord) -> None:
         self.milliseconds += record.milliseconds
-        for class_id, amount in record.classes.items():
-            self.classes[class_id] = self.classes.get(class_id, 0) + amount
+        self.classes.update(record.classes)
         if record.result is not None:
             self.results.append(record.result)
         if record.step is None:
@@ -50,110 +44,78 @@ class StageSums:
         self.changes.append((image, comparison_of(task).change(total)))
 
     def most_changed(self) -> tuple[ImageChange, ...]:
-        """The images that changed most, the largest change first, of equals the first image."""
-        largest = heapq.nlargest(SHOWN_IMAGES, self.changes, key=itemgetter(1))
+        """The six images that changed most, the largest change first, of equals the first image."""
+        largest = heapq.nlargest(6, self.changes, key=itemgetter(1))
         return tuple(ImageChange(image=i, change=round(c, 6)) for i, c in largest if c > 0)
 
 
 @dataclass
 class Summary:
-    """Sums over the images that were judged; `unjudged` lists the first that were refused."""
+    """Sums over the images that were judged, and the images that were refused."""
 
     metric: Metric | None
     stages: dict[str, StageSums]
     images: int = 0
-    refused: int = 0
-    unjudged: list[Unjudged] = field(default_factory=list)
+    refused: list[Unjudged] = field(default_factory=list)
 
 
 def summarise(
-    stages: Sequence[str], task: Task, metric: Metric | None, store: ResultStore, keys: list[Key]
+    stages: Sequence[Stage], metric: Metric | None, store: ResultStore, digests: Mapping[str, str]
 ) -> Summary:
-    """Add up the stored results of images at the named stages; ArtifactError for a damaged one."""
-    summary = Summary(metric, {name: StageSums() for name in stages})
-    for image, record in store.read(keys):
+    """Add up the stored results of images at the stages; ArtifactError for a damaged one."""
+    summary = Summary(metric, {stage.name: StageSums() for stage in stages})
+    for image, record in store.read(digests):
         if record.refused is not None:
-            summary.refused += 1
-            if len(summary.unjudged) < _LISTED:
-                summary.unjudged.append(record.refused)
+            summary.refused.append(record.refused)
             continue
         if record.stages.keys() != summary.stages.keys():
             raise store.damaged(f"result of {image}: stages {', '.join(record.stages)}")
         summary.images += 1
-        for name, sums in summary.stages.items():
-            sums.add(task, image, record.stages[name])
+        for stage in stages:
+            summary.stages[stage.name].add(stage.task, image, record.stages[stage.name])
     return summary
-
-
-def reference_level(summary: Summary, reference: str, num_classes: int) -> ChanceLevel | None:
-    """The reference's score beside chance; None without labels or without a judged image."""
-    if summary.metric is None or not summary.images:
-        return None
-    return chance_level(summary.metric, summary.stages[reference].results, num_classes)
 
 
 #: Fields of a `Stage` that its result has too.
 _SHARED = ("name", "source", "title", "precision", "changes", "file", "fast_decode")
 
 
-def stage_results(
-    stages: Sequence[Stage],
-    artifact: Artifact,
-    summary: Summary,
-    max_drop: float | None,
-    level: ChanceLevel | None,
-) -> list[StageResult]:
-    """Every stage with its figures, before anything is decided about it. There is a gate with the
-    limit `max_drop` in points, but not where `level` says that the reference is at chance."""
-    found: dict[str, StageResult] = {}
-    for stage in stages:
-        sums = summary.stages[stage.name]
-        result = StageResult(
-            **{name: getattr(stage, name) for name in _SHARED},
-            sha256=artifact.manifest.files[stage.file].sha256 if stage.file else None,
-            step=sums.step,
-            total=sums.total,
-            step_checks=checks(sums.step, stage.step_limits) if sums.step else (),
-            total_checks=checks(sums.total, stage.total_limits) if sums.total else (),
-            milliseconds=round(sums.milliseconds / max(summary.images, 1), 3),
-            changed=sums.most_changed(),
+def stage_results(stages: Stages, summary: Summary, level: ChanceLevel | None) -> list[StageResult]:
+    """Every stage with its figures, before anything is decided about it. There is a gate where
+    --max-drop is given, but not where `level` says that the reference is at chance."""
+    metric, files = summary.metric if level else None, stages.manifest.files
+    max_drop = stages.options.max_drop
+    reference = stages.made[0].name
+    scores = {name: metric.score(s.results) if metric else {} for name, s in summary.stages.items()}
+
+    def drop(stage: Stage, before: str) -> float | None:
+        if metric is None or stage.source is None:
+            return None
+        lost = scores[before][metric.names[0]] - scores[stage.name][metric.names[0]]
+        return round(lost, 9) + 0.0  # without the arithmetic's rounding, and never a negative zero
+
+    found = []
+    for stage in stages.made:
+        sums, gate = summary.stages[stage.name], None
+        if metric and level and not level.at_chance and max_drop is not None and stage.source:
+            gate = decide(metric, summary.stages[reference].results, sums.results, max_drop)
+        found.append(
+            StageResult(
+                **{name: getattr(stage, name) for name in _SHARED},
+                sha256=files[stage.file].sha256 if stage.file else None,
+                step=sums.step,
+                total=sums.total,
+                step_checks=checks(sums.step, stage.step_limits) if sums.step else (),
+                total_checks=checks(sums.total, stage.total_limits) if sums.total else (),
+                scores=scores[stage.name],
+                drop=drop(stage, reference),
+                step_drop=drop(stage, stage.source or ""),
+                gate=gate,
+                milliseconds=round(sums.milliseconds / max(summary.images, 1), 3),
+                changed=sums.most_changed(),
+            )
         )
-        if level is not None:
-            gate_limit = None if level.at_chance else max_drop
-            update = _scores(stage, stages[0].name, summary, found, gate_limit)
-            result = result.model_copy(update=update)
-        found[stage.name] = result
-    return list(found.values())
-
-
-def _scores(
-    stage: Stage,
-    reference: str,
-    summary: Summary,
-    found: Mapping[str, StageResult],
-    gate_limit: float | None,
-) -> dict[str, Any]:
-    """The stage's scores, what they lost, and the gate's decision."""
-    metric = summary.metric
-    assert metric is not None
-    results = summary.stages[stage.name].results
-    scores, first = metric.score(results), metric.names[0]
-    if stage.source is None:
-        return {"scores": scores}
-    update: dict[str, Any] = {
-        "scores": scores,
-        "drop": _points(found[reference].scores[first] - scores[first]),
-        "step_drop": _points(found[stage.source].scores[first] - scores[first]),
-    }
-    if gate_limit is not None:
-        of_reference = summary.stages[reference].results
-        update["gate"] = decide(metric, of_reference, results, gate_limit)
-    return update
-
-
-def _points(difference: float) -> float:
-    """Without the rounding of the figures' own arithmetic, and without a negative zero."""
-    return round(difference, 9) + 0.0
+    return found
 
 
 def class_changes(
@@ -166,8 +128,8 @@ def class_changes(
         ClassChange(
             class_id=i,
             label=labels[i] if i < len(labels) else f"class {i}",
-            reference=before.classes.get(i, 0),
-            candidate=after.classes.get(i, 0),
+            reference=before.classes[i],
+            candidate=after.classes[i],
             reference_score=old.get(i),
             candidate_score=new.get(i),
         )

@@ -2,35 +2,31 @@
 
 import time
 from contextlib import ExitStack
-from typing import TYPE_CHECKING
 
-from ..artifact import Artifact, open_artifact
-from ..cores import usable_cores
+from ..artifact import open_artifact
 from ..data import SAMPLES
 from ..files import check_output_folder, locked
 from ..options import from_fields
 from ..progress import spinner
 from ..provenance import now
 from . import provenance, run
-from .build_stages import Stages, build_stages, check_files
+from .build_stages import Stages, check_files
 from .datasets import open_dataset
 from .datasets.sample import Dataset
-from .judge import conclude, judge
+from .judge import chance_level, conclude, judge
 from .live_server import live_server, served_file
 from .metrics import metric_of
 from .options import ValidateOptions
 from .report import drawn_changes, record_validation, report_template
-from .results import TensorComparison, Validation
+from .results import Validation
 from .run import ResultStore, remove_store
-from .summary import Summary, class_changes, reference_level, stage_results, summarise
-
-if TYPE_CHECKING:
-    from torch import nn
+from .summary import Summary, class_changes, stage_results, summarise
 
 #: The folder of stored results, within the folder of the model.
 RESULTS = "validation"
 
-_MOST_WORKERS = 4
+#: Refused images that a result lists.
+_LISTED = 20
 
 
 @from_fields(ValidateOptions, "exports/model")
@@ -52,8 +48,12 @@ def validate(options: ValidateOptions) -> Validation:
     report_template()  # A package that is missing is an error before the work, not after it.
     check_output_folder(artifact.directory / RESULTS, "--exports")
     with ExitStack() as stack:
-        reference = _reference_model(artifact, options)
-        live = None
+        reference = live = None
+        if options.against == "fp32":
+            from ..models.build import model_from_manifest
+
+            with spinner(f"{options.model}: building the PyTorch model"):
+                reference = model_from_manifest(artifact.manifest, options.checkpoint)
         if served and options.url:
             live = live_server(artifact, options, served, stack)
         with spinner("checking the images"):
@@ -62,8 +62,9 @@ def validate(options: ValidateOptions) -> Validation:
             dataset = open_dataset(kind, data, artifact.manifest, options.limit)
         if served and options.serve:  # started last, as it takes longest
             live = live_server(artifact, options, served, stack)
-        stages = build_stages(artifact, options, reference, live, stack)
-        key = provenance.results_key(stages, dataset)
+        stages = Stages(artifact, options, live, stack)
+        stages.build(reference)
+        key = provenance.results_key(stages)
         summary = _pass_images(stages, dataset, key)
         found = _found(stages, dataset, summary, key)
         found = found.model_copy(update={"seconds": round(time.perf_counter() - started, 1)})
@@ -73,55 +74,44 @@ def validate(options: ValidateOptions) -> Validation:
         return found
 
 
-def _reference_model(artifact: Artifact, options: ValidateOptions) -> "nn.Module | None":
-    """The PyTorch model; None where model.onnx is the reference."""
-    if options.against == "onnx":
-        return None
-    from ..models.build import model_from_manifest
-
-    with spinner(f"{artifact.manifest.name}: building the PyTorch model"):
-        return model_from_manifest(artifact.manifest, options.checkpoint)
-
-
 def _pass_images(stages: Stages, dataset: Dataset, key: str) -> Summary:
     """Pass the images that have no stored result through the stages, and add all results up."""
-    options, task = stages.options, stages.manifest.task
-    metric = metric_of(task) if options.dataset else None
-    workers = options.workers or min(_MOST_WORKERS, usable_cores())
+    options = stages.options
+    metric = metric_of(stages.manifest.task) if options.dataset else None
     folder = stages.artifact.directory / RESULTS
     folder.mkdir(exist_ok=True)
     path = folder / f"{key}.sqlite"
     with locked(folder):
         fresh = options.fresh
-        if stages.live and stages.live.repository is None and path.is_file():
+        if options.url and path.is_file():
             # The server at --url may serve another model since a run that was complete, and no hash
             # would tell.
             with ResultStore(path) as store:
-                stored = ((s.id, run.sample_digest(s)) in store for s in dataset.samples)
-                fresh = fresh or all(stored)
+                fresh = fresh or all(run.sample_digest(s) in store for s in dataset.samples)
         if fresh:
             remove_store(path)
         with ResultStore(path) as store:
-            keys = run.run_stages(
-                stages.made, stages.pipeline, dataset.samples, metric, store, workers
-            )
-            return summarise([stage.name for stage in stages.made], task, metric, store, keys)
+            digests = run.run_stages(stages, dataset.samples, metric, store)
+            return summarise(stages.made, metric, store, digests)
 
 
 def _found(stages: Stages, dataset: Dataset, summary: Summary, key: str) -> Validation:
     """Judge the stages and put everything together that the report shows."""
     manifest, options, reference = stages.manifest, stages.options, stages.made[0]
+    sums, level = summary.stages[reference.name], None
     metric = summary.metric.names[0] if summary.metric else None
     with spinner(f"{manifest.name}: judging {summary.images:,} images"):
-        level = reference_level(summary, reference.name, manifest.num_classes)
-        finds_nothing = not summary.stages[reference.name].classes
-        judged = tuple(
-            judge(result, level, finds_nothing=finds_nothing)
-            for result in stage_results(
-                stages.made, stages.artifact, summary, options.max_drop, level
-            )
-        )
-    concluded = conclude(judged, summary.images, summary.refused, summary.unjudged, metric, level)
+        if summary.metric and summary.images:
+            level = chance_level(summary.metric, sums.results, manifest.num_classes)
+        results = stage_results(stages, summary, level)
+        judged = tuple(judge(each, level, finds_nothing=not sums.classes) for each in results)
+    concluded = conclude(judged, summary.images, summary.refused, metric, level)
+    layers = None
+    if options.layers:
+        from .inner_tensors import compare_inner_tensors
+
+        with spinner(f"{options.layers}: comparing inner tensors"):
+            layers = compare_inner_tensors(stages, options.layers, dataset.samples)
     names = [stage.name for stage in stages.made]
     shown = concluded.culprit if concluded.culprit in names[1:] else names[-1]
     command = options.command_line()
@@ -134,18 +124,18 @@ def _found(stages: Stages, dataset: Dataset, summary: Summary, key: str) -> Vali
         commands=(*dict.fromkeys(manifest.files[file].command for file in files), command),
         **concluded._asdict(),
         reference=reference.title,
-        dataset=dataset.name if metric is None else f"{dataset.name} ({dataset.kind})",
+        dataset=dataset.name if metric is None else f"{dataset.name} ({options.dataset})",
         images=summary.images,
         metric=metric,
         max_drop=options.max_drop,
         reference_level=level,
         stages=judged,
         not_run=tuple(stages.not_run),
-        unjudged=tuple(summary.unjudged),
-        refused=summary.refused,
+        unjudged=tuple(summary.refused[:_LISTED]),
+        refused=len(summary.refused),
         shown=shown,
         classes=class_changes(summary, manifest.labels, reference.name, shown),
-        layers=_inner_tensors(stages, dataset),
+        layers=layers,
         notes=provenance.notes(manifest, dataset, options),
         checkpoint=provenance.checkpoint_text(manifest),
         versions=provenance.versions(manifest),
@@ -153,13 +143,3 @@ def _found(stages: Stages, dataset: Dataset, summary: Summary, key: str) -> Vali
         seconds=0,
         reports={kind: f"validation-{key}.{kind}" for kind in ("json", "html")},
     )
-
-
-def _inner_tensors(stages: Stages, dataset: Dataset) -> TensorComparison | None:
-    if (layers := stages.options.layers) is None:
-        return None
-    from .inner_tensors import compare_inner_tensors
-
-    stage = next(stage for stage in stages.made if stage.name == layers)
-    with spinner(f"{layers}: comparing inner tensors"):
-        return compare_inner_tensors(stages, stage, dataset.samples)

@@ -172,7 +172,7 @@ def open_sources(
     """The sources that the options name; `stack` closes them, and `asked` is called at each answer.
     Raises DfvtError where the checkpoint or the file cannot be used."""
     manifest = artifact.manifest
-    task: TaskExplanation = entry("explaining", manifest.task, "EXPLANATION")
+    task: TaskExplanation = manifest.task.entry("explaining", "EXPLANATION")
     served = served_task(manifest.task)
     answering = served.answer_options(manifest, manifest.num_classes, MOST_PIXELS)
     pipeline = Pipeline(manifest, answering)

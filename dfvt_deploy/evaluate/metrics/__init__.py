@@ -14,18 +14,13 @@ from typing import Any, ClassVar, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from ...runners import Tensors
 from ...types import Task
 from ..datasets.sample import Sample
 
-#: The result of one image: the image's `id` and the metric's own fields, all of them plain data
-#: that JSON can hold.
-ImageResult: TypeAlias = Mapping[str, Any]
-
-#: Positions in a list of results, int64 (k,). A position may occur several times.
-Indices: TypeAlias = NDArray[np.int64]
-
-#: A function from positions (None: all images) to the figures of the images there, by name.
-Scorer: TypeAlias = Callable[[Indices | None], dict[str, float]]
+#: The results of images: an image's `id` and the metric's own fields, all of them plain data that
+#: JSON can hold.
+Results: TypeAlias = Sequence[Mapping[str, Any]]
 
 #: A function from how often each image is counted, int64 (n,), to figures by name.
 Counted: TypeAlias = Callable[[NDArray[np.int64]], dict[str, float]]
@@ -44,37 +39,19 @@ class Metric(ABC):
         """The first figure, in points, that a model reaches which does not look at the image."""
 
     @abstractmethod
-    def image_result(self, answers: Mapping[str, NDArray[Any]], sample: Sample) -> dict[str, Any]:
+    def image_result(self, answers: Tensors, sample: Sample) -> dict[str, Any]:
         """Compare the answers for one image, the outputs of the served model (docs/serving.md) with
         or without the batch dimension, texts as bytes or str, with the truth about it. Raises
         StageFailed where the answers are for another image size than the truth."""
 
     @abstractmethod
-    def counted(self, results: Sequence[ImageResult], names: Sequence[str]) -> Counted:
-        """Prepare results, one an image, for being scored many times by figures like `names`."""
+    def counted(self, results: Results, names: Sequence[str]) -> Counted:
+        """Prepare results, one an image, for being scored many times, at least by these figures."""
 
-    def scorer(self, results: Sequence[ImageResult], names: Sequence[str] | None = None) -> Scorer:
-        """The function that scores any of the results, by these figures or by all."""
-        wanted, count = names or self.names, len(results)
-        figures_of = self.counted(results, wanted)
-
-        def score(indices: Indices | None = None) -> dict[str, float]:
-            images = np.arange(count) if indices is None else indices
-            figures = figures_of(np.bincount(images, minlength=count))
-            return {name: figures[name] for name in wanted}
-
-        return score
-
-    def score(
-        self, results: Sequence[ImageResult], indices: Indices | None = None
-    ) -> dict[str, float]:
-        """All figures of the images at the given positions, or of all images."""
-        return self.scorer(results)(indices)
-
-
-def as_text(value: Any) -> str:
-    """A text of an answer as str; servers send UTF-8 bytes."""
-    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+    def score(self, results: Results) -> dict[str, float]:
+        """All figures of the images, each counted once, in the order of `names`."""
+        figures = self.counted(results, self.names)(np.ones(len(results), np.int64))
+        return {name: figures[name] for name in self.names}
 
 
 def points(part: Any, whole: Any) -> float:

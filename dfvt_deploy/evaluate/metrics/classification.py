@@ -1,13 +1,14 @@
 """Top-1 and top-5 accuracy."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from ...drawing import text
+from ...runners import Tensors
 from ..datasets.sample import ClassTruth, Sample
-from . import Counted, ImageResult, Metric, as_text, points
+from . import Counted, Metric, Results, points
 
 
 class Accuracy(Metric):
@@ -24,7 +25,7 @@ class Accuracy(Metric):
     def chance(self, num_classes: int) -> float:
         return 100 / num_classes
 
-    def image_result(self, answers: Mapping[str, NDArray[Any]], sample: Sample) -> dict[str, Any]:
+    def image_result(self, answers: Tensors, sample: Sample) -> dict[str, Any]:
         """`truth` and `answer`: the class ids of the image and of the first answer; `rank`: the
         position of the right class among the answers, from 0, or None if it is not there."""
         truth = sample.truth
@@ -32,8 +33,8 @@ class Accuracy(Metric):
         ids = answers["class_ids"].reshape(-1)
         right = ids == truth.class_id
         if "labels" in answers:
-            labels = answers["labels"].reshape(-1)
-            right &= np.array([as_text(label) == truth.label for label in labels], np.bool_)
+            labels = text(answers["labels"].reshape(-1))
+            right &= np.array([label == truth.label for label in labels], np.bool_)
         places = np.flatnonzero(right)
         return {
             "id": sample.id,
@@ -42,7 +43,7 @@ class Accuracy(Metric):
             "rank": int(places[0]) if len(places) else None,
         }
 
-    def counted(self, results: Sequence[ImageResult], names: Sequence[str]) -> Counted:
+    def counted(self, results: Results, names: Sequence[str]) -> Counted:
         rank = np.array([np.inf if r["rank"] is None else r["rank"] for r in results])
         hits = {"top1": rank < 1, "top5": rank < 5}
         return lambda repeats: {n: points(x @ repeats, repeats.sum()) for n, x in hits.items()}

@@ -5,57 +5,62 @@ the stored matches, on any selection of the images.
 """
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ...drawing import text
 from ...errors import StageFailed, optional
 from ...json_files import JsonError, parse_json
+from ...runners import Tensors
 from ..datasets.coco_objects import rle_problem
 from ..datasets.sample import DetectionTruth, Sample
-from . import Counted, ImageResult, Metric, as_text
+from . import Counted, Metric, Results
 
 #: The IoU from which a detection is right (0.50 to 0.95), and the recalls that AP averages over,
 #: both computed as pycocotools computes them.
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
 RECALLS = np.linspace(0.0, 1.0, 101)
 
+_BITS = 1 << np.arange(len(IOU_THRESHOLDS))[:, None]
 
-@dataclass(frozen=True)
-class ClassTable:
-    """All detections of one class on a dataset, image by image.
+#: A function from how often each image is counted, int64 (n,), to the interpolated precision of a
+#: class, float64 (10 IoU thresholds, 101 recalls); None if no image has an object of the class.
+#: Detections of equal score keep the order of the images.
+Curve: TypeAlias = Callable[[NDArray[np.int64]], NDArray[np.float64] | None]
 
-    objects: int64 (n,), the number of objects to be found on each of the n images.
-    images: int64 (m,), the positions of the images that have detections.
-    starts, lengths: int64 (m,); the detections of image `images[i]` are the rows from `starts[i]`
-        to `starts[i] + lengths[i]` of the following arrays.
-    scores: float64 (d,).
-    right: bool (10, d), whether a detection found an object, by IoU threshold.
-    counted: bool (10, d), whether a detection counts at all; one on a crowd does not.
-    """
 
-    objects: NDArray[np.int64]
-    images: NDArray[np.int64]
-    starts: NDArray[np.int64]
-    lengths: NDArray[np.int64]
-    scores: NDArray[np.float64]
-    right: NDArray[np.bool_]
-    counted: NDArray[np.bool_]
+def class_curve(found: Sequence[tuple[int, Mapping[str, Any]]], kind: str) -> Curve:
+    """The curve of one class by `box` or `mask`, from the positions of the images that have objects
+    or detections of it, and what their results say of the class."""
 
-    def precision(self, repeats: NDArray[np.int64]) -> NDArray[np.float64] | None:
-        """Interpolated precision, float64 (10 IoU thresholds, 101 recalls); None if no image has an
-        object of this class. `repeats`, int64 (n,), says how often each image is counted.
-        Detections of equal score keep the order of the images."""
-        total = int(self.objects @ repeats)
+    def joined(name: str) -> list[Any]:
+        return [value for _, entry in found for value in entry[name]]
+
+    images = np.array([image for image, _ in found], np.int64)
+    objects = np.array([entry["objects"] for _, entry in found], np.int64)
+    lengths = np.array([len(entry["scores"]) for _, entry in found], np.int64)
+    scores = np.array(joined("scores"), np.float64)
+    all_counted = ~_from_bits(joined(f"{kind}_ignored"))  # one on a crowd does not count
+    all_right = _from_bits(joined(kind)) & all_counted
+
+    def rows_of(times: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The rows of all detections of image `images[i]`, `times[i]` times, for all i in turn."""
+        starts = np.repeat(np.cumsum(lengths) - lengths, times)
+        repeated = np.repeat(lengths, times)
+        offsets = np.arange(repeated.sum()) - np.repeat(np.cumsum(repeated) - repeated, repeated)
+        return np.repeat(starts, repeated) + offsets
+
+    def precision_of(repeats: NDArray[np.int64]) -> NDArray[np.float64] | None:
+        times = repeats[images]
+        total = int(objects @ times)
         if total == 0:
             return None
-        rows = self._rows(repeats[self.images])
-        rows = rows[np.argsort(-self.scores[rows], kind="stable")]
-        counted = self.counted[:, rows]
-        right = self.right[:, rows] & counted
+        rows = rows_of(times)
+        rows = rows[np.argsort(-scores[rows], kind="stable")]
+        right, counted = all_right[:, rows], all_counted[:, rows]
         hits = np.cumsum(right, axis=1, dtype=np.float64)
         misses = np.cumsum(~right & counted, axis=1, dtype=np.float64)
         precision = hits / (hits + misses + np.spacing(1))
@@ -66,59 +71,20 @@ class ClassTable:
         at = np.stack([np.searchsorted(line, RECALLS, side="left") for line in recall])
         return np.take_along_axis(precision, at, axis=1)
 
-    def _rows(self, repeats: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The rows of image `images[i]`, `repeats[i]` times, for all i in turn."""
-        starts = np.repeat(self.starts, repeats)
-        lengths = np.repeat(self.lengths, repeats)
-        ends = np.cumsum(lengths)
-        offsets = np.arange(int(ends[-1]) if len(ends) else 0) - np.repeat(ends - lengths, lengths)
-        return np.repeat(starts, lengths) + offsets
-
-
-def class_tables(results: Sequence[ImageResult], kind: str) -> list[ClassTable]:
-    """A table of `box` or `mask` for each class that occurs in results, by class id."""
-    entries: dict[int, list[tuple[int, Mapping[str, Any]]]] = defaultdict(list)
-    for image, result in enumerate(results):
-        for entry in result["classes"]:
-            entries[entry["class"]].append((image, entry))
-    tables = []
-    for _, found in sorted(entries.items()):
-        objects = np.zeros(len(results), np.int64)
-        for image, entry in found:
-            objects[image] = entry["objects"]
-        detected = [(image, entry) for image, entry in found if entry["scores"]]
-        lengths = np.array([len(entry["scores"]) for _, entry in detected], np.int64)
-        ignored = _from_bits([b for _, entry in detected for b in entry[f"{kind}_ignored"]])
-        tables.append(
-            ClassTable(
-                objects=objects,
-                images=np.array([image for image, _ in detected], np.int64),
-                starts=np.cumsum(lengths) - lengths,
-                lengths=lengths,
-                scores=np.array([s for _, entry in detected for s in entry["scores"]], np.float64),
-                right=_from_bits([b for _, entry in detected for b in entry[kind]]),
-                counted=~ignored,
-            )
-        )
-    return tables
+    return precision_of
 
 
 def to_bits(by_threshold: NDArray[np.bool_]) -> list[int]:
     """Pack bool (10 IoU thresholds, n) into n integers; bit i stands for threshold i."""
-    powers = 1 << np.arange(len(IOU_THRESHOLDS))
-    return (powers @ by_threshold.astype(np.int64)).tolist()
+    return (_BITS * by_threshold).sum(axis=0).tolist()
 
 
 def _from_bits(packed: Sequence[int]) -> NDArray[np.bool_]:
-    powers = 1 << np.arange(len(IOU_THRESHOLDS))[:, None]
-    return (np.array(packed, np.int64) & powers) > 0
+    return (np.array(packed, np.int64) & _BITS) > 0
 
 
 #: Detections of an image and class that count.
 _MAX_DETECTIONS = 100
-
-#: Objects of every size count, in square pixels.
-_ALL_AREAS = [0.0, 1e10]
 
 
 def objects_by_class(truth: DetectionTruth) -> defaultdict[int, list[dict[str, Any]]]:
@@ -151,7 +117,8 @@ def match(
     evaluation.params.iouThrs = IOU_THRESHOLDS
     evaluation._gts[0, 0], evaluation._dts[0, 0] = objects, detections
     evaluation.ious = {(0, 0): evaluation.computeIoU(0, 0)}
-    return evaluation.evaluateImg(0, 0, _ALL_AREAS, _MAX_DETECTIONS)
+    all_areas = [0.0, 1e10]
+    return evaluation.evaluateImg(0, 0, all_areas, _MAX_DETECTIONS)
 
 
 def _compressed(segmentation: Any, size: tuple[int, int]) -> Any:
@@ -184,7 +151,7 @@ class AveragePrecision(Metric):
         # Boxes placed without looking at the image hardly ever reach an IoU of 0.5.
         return 0.0
 
-    def image_result(self, answers: Mapping[str, NDArray[Any]], sample: Sample) -> dict[str, Any]:
+    def image_result(self, answers: Tensors, sample: Sample) -> dict[str, Any]:
         """`classes`: for each class that is annotated or answered, its `class` id, the number of
         `objects` to be found, the `scores` of the detections, best first, and for each detection
         four sets of IoU thresholds (bit i stands for threshold i): `box` and `mask`, at which it
@@ -208,16 +175,20 @@ class AveragePrecision(Metric):
             classes.append(entry)
         return {"id": sample.id, "classes": classes}
 
-    def counted(self, results: Sequence[ImageResult], names: Sequence[str]) -> Counted:
+    def counted(self, results: Results, names: Sequence[str]) -> Counted:
+        found: defaultdict[int, list[tuple[int, Mapping[str, Any]]]] = defaultdict(list)
+        for image, result in enumerate(results):
+            for entry in result["classes"]:
+                found[entry["class"]].append((image, entry))
         kinds = [kind for kind in _KINDS if any(name.startswith(kind) for name in names)]
-        tables = {kind: class_tables(results, kind) for kind in kinds}
+        curves = {k: [class_curve(found[i], k) for i in sorted(found)] for k in kinds}
 
         def figures_of(repeats: NDArray[np.int64]) -> dict[str, float]:
             figures = {}
-            for kind, classes in tables.items():
-                curves = [c for table in classes if (c := table.precision(repeats)) is not None]
+            for kind, of_kind in curves.items():
+                present = [c for curve in of_kind if (c := curve(repeats)) is not None]
                 for figure, thresholds in _RANGES.items():
-                    mean = np.mean(np.stack(curves)[:, thresholds]) if curves else np.nan
+                    mean = np.mean(np.stack(present)[:, thresholds]) if present else np.nan
                     figures[f"{kind}_{figure}"] = 100 * float(mean)
             return figures
 
@@ -228,7 +199,7 @@ METRIC = AveragePrecision()
 
 
 def _detections_by_class(
-    answers: Mapping[str, NDArray[Any]], truth: DetectionTruth, name: str
+    answers: Tensors, truth: DetectionTruth, name: str
 ) -> defaultdict[int, list[dict[str, Any]]]:
     """An image's detections by class id, for pycocotools; StageFailed for a wrong mask."""
     count = int(answers["num_detections"].item())
@@ -236,13 +207,13 @@ def _detections_by_class(
     scores = answers["scores"].reshape(-1)[:count]
     class_ids = answers["class_ids"].reshape(-1)[:count].tolist()
     if "labels" in answers:
-        labels = map(as_text, answers["labels"].reshape(-1)[:count])
+        labels = text(answers["labels"].reshape(-1)[:count])
         class_ids = [_class_of(*each, truth.labels) for each in zip(class_ids, labels, strict=True)]
-    masks = answers["masks"].reshape(-1)[:count]
+    masks = text(answers["masks"].reshape(-1)[:count])
     found: defaultdict[int, list[dict[str, Any]]] = defaultdict(list)
     for i, (box, class_id, encoded) in enumerate(zip(boxes, class_ids, masks, strict=True)):
         try:
-            mask = parse_json(as_text(encoded))
+            mask = parse_json(encoded)
             problem = rle_problem(mask, truth.size)
         except JsonError as error:
             problem = f"is no run lengths: {error}"

@@ -1,16 +1,17 @@
 """mIoU and pixel accuracy, counted as mmsegmentation does."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import StageFailed
+from ...runners import Tensors
 from ...tasks.segmentation import decode_class_map
 from ..datasets.ade20k import IGNORED, read_class_map
 from ..datasets.sample import ClassMapTruth, Sample
-from . import Counted, ImageResult, Metric, points
+from . import Counted, Metric, Results, points
 
 _COUNTS = ("intersection", "answered", "annotated")
 
@@ -31,7 +32,7 @@ class MeanIoU(Metric):
         # by the number of classes; one that guesses evenly reaches about half of this.
         return 100 / num_classes
 
-    def image_result(self, answers: Mapping[str, NDArray[Any]], sample: Sample) -> dict[str, Any]:
+    def image_result(self, answers: Tensors, sample: Sample) -> dict[str, Any]:
         """`classes`: the class ids that occur; for each of them the numbers of pixels:
         `intersection` (answered and annotated), `answered` and `annotated`."""
         truth = sample.truth
@@ -53,7 +54,7 @@ class MeanIoU(Metric):
         }
         return {"id": sample.id, "classes": classes.tolist(), **counts}
 
-    def counted(self, results: Sequence[ImageResult], names: Sequence[str]) -> Counted:
+    def counted(self, results: Results, names: Sequence[str]) -> Counted:
         classes = sorted({class_id for result in results for class_id in result["classes"]})
         table = np.zeros((len(results), len(_COUNTS), len(classes)))
         for row, result in zip(table, results, strict=True):
