@@ -97,6 +97,13 @@ def test_the_page_answers_its_own_user_only(address):
     assert "the limit is 20,971,520" in json.loads(content)["error"]
 
 
+def test_a_page_on_all_addresses_is_known_by_the_one_that_is_asked():
+    with demo(url="127.0.0.1:9", host="0.0.0.0", port=0) as page:
+        address = page.replace("0.0.0.0", "127.0.0.1")
+        assert request(address)[0].status == 200
+        assert request(address, Host="evil.example")[0].status == 403
+
+
 def test_two_users_at_once_and_wrong_files(address):
     asked = "/answer?side=digits:1&side=digits:1"
     images = [encoded(photograph(60, 60, seed=i), "PNG") for i in range(2)]

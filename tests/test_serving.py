@@ -719,8 +719,9 @@ def test_a_shown_log_is_seen_and_its_file_does_not_grow_without_end(tmp_path, ca
     monkeypatch.setattr(server_log, "_KEPT_BYTES", 1000)
     log = server_log.ServerLog(tmp_path / "log", show=True)
     script = "for i in $(seq 500); do echo line $i; done"
-    with subprocess.Popen(["sh", "-c", script], stdout=log.open()):
-        log.started()
+    with log.opened() as output:
+        process = subprocess.Popen(["sh", "-c", script], stdout=output)
+    process.wait()
     log.close()
     assert capfd.readouterr().err.splitlines() == [f"line {i}" for i in range(1, 501)]
     kept = (tmp_path / "log").read_text().splitlines()

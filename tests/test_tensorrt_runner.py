@@ -27,7 +27,6 @@ from dfvt_deploy.gpu.devices import (
     load_library,
 )
 from dfvt_deploy.gpu.plan import (
-    Bounds,
     DeviceBuffer,
     LoadedPlan,
     error_log,
@@ -113,8 +112,8 @@ def test_the_real_runtime_takes_our_logger_and_its_reasons_arrive():
 
 
 def test_a_shape_outside_the_profile_is_named_with_the_range():
-    small = {"images": Bounds((1, 224, 224, 3), (8, 224, 224, 3))}
-    large = {"images": Bounds((9, 224, 224, 3), (64, 224, 224, 3))}
+    small = {"images": ((1, 224, 224, 3), (8, 224, 224, 3))}
+    large = {"images": ((9, 224, 224, 3), (64, 224, 224, 3))}
     assert fitting_profile([small, large], {"images": (8, 224, 224, 3)}) == 0
     assert fitting_profile([small, large], {"images": (9, 224, 224, 3)}) == 1
     with pytest.raises(

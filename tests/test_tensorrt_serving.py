@@ -186,7 +186,7 @@ def test_rtx_plans_are_taken_when_asked_for_and_never_by_nvidias_server(
     assert network.default_model_filename == "model.fp32.rtx.plan"
     served = tmp_path / "r" / network.name / "1" / "model.fp32.rtx.plan"
     assert open_engine(served).record == built.record
-    with pytest.raises(BadInput, match="TensorRT-RTX plan, which NVIDIA's tensorrt backend"):
+    with pytest.raises(BadInput, match="TensorRT-RTX plan, which the tensorrt backend of nvcr"):
         docker_command(tmp_path / "r", "127.0.0.1", Ports())
     binary = tmp_path / "bin" / "tritonserver"
     binary.parent.mkdir()

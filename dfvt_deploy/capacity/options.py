@@ -16,9 +16,7 @@ class PlanOptions(Options):
         minimum=0.001, maximum=1e9, help="Images a second in the busiest minutes, of all clients."
     )
     p99_ms: float = option(
-        minimum=0.001,
-        maximum=10_000,
-        help="Milliseconds within which 99 of 100 images must be answered.",
+        minimum=0.001, maximum=10_000, help="Milliseconds in which 99 of 100 images are answered."
     )
     availability: float = option(
         0.999, minimum=0, maximum=0.9999999, help="Share of the time in which both must hold."

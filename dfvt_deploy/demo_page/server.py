@@ -55,16 +55,12 @@ def demo(options: DemoOptions) -> Iterator[str]:
 
 
 class _Server(ThreadingHTTPServer):
-    """hosts: what the page may be called in a request."""
-
     daemon_threads = True
 
     def __init__(self, options: DemoOptions) -> None:
         super().__init__((options.host, options.port), _Handler)
         self.options = options
         self.slots = threading.BoundedSemaphore(_AT_ONCE)
-        names = {options.host, "localhost"} if is_loopback(options.host) else {options.host}
-        self.hosts = {f"{name}:{self.server_address[1]}" for name in names}
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -98,10 +94,13 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _is_ours(self) -> bool:
         """Refuse pages of other sites, and names that another site gave this address."""
+        address, port = self.connection.getsockname()
+        names = {self.server.options.host, address, *["localhost"] * is_loopback(address)}
+        hosts = sorted(f"{name}:{port}" for name in names)
         host, origin = self.headers["Host"], self.headers["Origin"]
-        if host in self.server.hosts and origin in (None, f"http://{host}"):
+        if host in hosts and origin in (None, f"http://{host}"):
             return True
-        self._send(403, {"error": f"this page is at {', '.join(sorted(self.server.hosts))} only"})
+        self._send(403, {"error": f"this page is at {', '.join(hosts)} only"})
         return False
 
     def _body(self) -> bytes | None:

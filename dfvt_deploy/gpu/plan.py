@@ -3,7 +3,6 @@ NVIDIA's cuda-bindings."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,39 +13,35 @@ from .devices import GpuError, InvalidInput, NotInstalled, gpu, library_of, load
 
 Shape = tuple[int, ...]
 
-
-@dataclass(frozen=True)
-class Bounds:
-    """The shapes that one input may have: from `low` to `high` in each dimension."""
-
-    low: Shape
-    high: Shape
-
-    def misfit(self, name: str, shape: Shape) -> str:
-        """What is wrong with the shape of the input `name`; empty where the shape fits."""
-        if len(shape) != len(self.low):
-            return f"{name} {format_shape(shape)} has {len(shape)} dimensions, not {len(self.low)}"
-        for axis, (low, size, high) in enumerate(zip(self.low, shape, self.high, strict=True)):
-            if not low <= size <= high:
-                return (
-                    f"{name} {format_shape(shape)}: dimension {axis} is {size}, the plan takes "
-                    f"{low}..{high} there ({format_shape(self.low)} .. {format_shape(self.high)})"
-                )
-        return ""
+#: The shapes that an input may have: the least and the largest size of each dimension.
+Bounds = tuple[Shape, Shape]
 
 
 def fitting_profile(profiles: Sequence[Mapping[str, Bounds]], shapes: Mapping[str, Shape]) -> int:
     """The number of the first profile that takes the inputs' shapes; else InvalidInput."""
     reasons = []
     for number, profile in enumerate(profiles):
-        misfits = (bounds.misfit(name, shapes[name]) for name, bounds in profile.items())
-        if not (misfit := next(filter(None, misfits), "")):
+        misfits = [text for name in profile if (text := _misfit(name, shapes[name], profile[name]))]
+        if not misfits:
             return number
-        reasons.append(misfit)
+        reasons.append(misfits[0])
     raise InvalidInput(
         "; ".join(dict.fromkeys(reasons))
         + "; --min-batch, --max-batch, --min-size and --max-size of build-trt give other shapes"
     )
+
+
+def _misfit(name: str, shape: Shape, bounds: Bounds) -> str:
+    """What is wrong with the shape of an input; empty where the shape fits."""
+    if len(shape) != len(bounds[0]):
+        return f"{name} {format_shape(shape)} has {len(shape)} dimensions, not {len(bounds[0])}"
+    for axis, (low, size, high) in enumerate(zip(bounds[0], shape, bounds[1], strict=True)):
+        if not low <= size <= high:
+            return (
+                f"{name} {format_shape(shape)}: dimension {axis} is {size}, the plan takes "
+                f"{low}..{high} there ({' .. '.join(map(format_shape, bounds))})"
+            )
+    return ""
 
 
 def format_shape(shape: Shape) -> str:
@@ -64,7 +59,6 @@ class LoadedPlan(AbstractContextManager["LoadedPlan"]):
         self._trt = load_library(library_of(plan))
         gpu(device)
         self._log = error_log(self._trt)
-        self._buffers: dict[str, DeviceBuffer] = {}
         self._allocated: dict[str, Any] = {}
         self._shapes: dict[str, Shape] = {}
         self._profile = 0
@@ -80,16 +74,11 @@ class LoadedPlan(AbstractContextManager["LoadedPlan"]):
             taken = [n for n in names if engine.get_tensor_mode(n) == self._trt.TensorIOMode.INPUT]
             self.inputs = {name: self._dtype(name) for name in taken}
             self.outputs = {name: self._dtype(name) for name in names if name not in taken}
-            self.profiles: list[dict[str, Bounds]] = []
-            for number in range(engine.num_optimization_profiles):
-                shapes = {name: engine.get_tensor_profile_shape(name, number) for name in taken}
-                bounds = {
-                    n: Bounds(tuple(low), tuple(high)) for n, (low, _, high) in shapes.items()
-                }
-                self.profiles.append(bounds)
-            for name in names:
-                self._buffers[name] = DeviceBuffer()
-                resources.callback(self._buffers[name].close)
+            self.profiles = [
+                {name: self._bounds(name, number) for name in taken}
+                for number in range(engine.num_optimization_profiles)
+            ]
+            self._buffers = {name: resources.enter_context(DeviceBuffer()) for name in names}
             self._resources = resources.pop_all()
 
     def __exit__(self, *_raised: object) -> None:
@@ -146,7 +135,7 @@ class LoadedPlan(AbstractContextManager["LoadedPlan"]):
                 placed = context.set_output_allocator(name, self._allocated[name])
             else:
                 size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-                placed = context.set_tensor_address(name, self._buffers[name].reserve(max(1, size)))
+                placed = context.set_tensor_address(name, self._buffers[name].reserve(size))
             if not placed:
                 raise GpuError(self._reason(f"{name} {format_shape(shape)} cannot be placed"))
         self._shapes = shapes
@@ -154,6 +143,10 @@ class LoadedPlan(AbstractContextManager["LoadedPlan"]):
     def _shape(self, output: str) -> Shape:
         allocated = self._allocated.get(output)
         return tuple(allocated.shape if allocated else self._context.get_tensor_shape(output))
+
+    def _bounds(self, name: str, profile: int) -> Bounds:
+        low, _, high = self._engine.get_tensor_profile_shape(name, profile)
+        return tuple(low), tuple(high)
 
     def _dtype(self, name: str) -> np.dtype[Any]:
         if self._engine.get_tensor_location(name) != self._trt.TensorLocation.DEVICE:
@@ -194,13 +187,10 @@ def output_allocator(trt: Any, buffer: "DeviceBuffer") -> Any:
             trt.IOutputAllocator.__init__(self)
             self.shape: tuple[int, ...] = ()
 
-        def reallocate_output(self, _name: str, _memory: int, size: int, _alignment: int) -> int:
-            return buffer.reserve(max(1, size))
+        def reallocate_output(self, _name: str, _memory: int, size: int, *_more: int) -> int:
+            return buffer.reserve(size)
 
-        def reallocate_output_async(
-            self, _name: str, _memory: int, size: int, _alignment: int, _stream: int
-        ) -> int:
-            return buffer.reserve(max(1, size))
+        reallocate_output_async = reallocate_output
 
         def notify_shape(self, _name: str, shape: Any) -> None:
             self.shape = tuple(shape)
@@ -248,22 +238,22 @@ class Stream(AbstractContextManager["Stream"]):
         return array
 
 
-class DeviceBuffer:
-    """Memory on the current GPU that grows to the largest size that was asked for."""
+class DeviceBuffer(AbstractContextManager["DeviceBuffer"]):
+    """Memory on the current GPU that grows to the largest size that was asked for, freed at the end
+    of the `with` block."""
 
-    def __init__(self) -> None:
-        self.address = 0
-        self.capacity = 0
+    address = capacity = 0
 
     def reserve(self, size: int) -> int:
         """The address of at least `size` bytes; earlier content may be gone."""
+        size = max(1, size)
         if size > self.capacity:
-            self.close()
+            self.__exit__()
             self.address = int(_checked(_runtime().cudaMalloc(size)))
             self.capacity = size
         return self.address
 
-    def close(self) -> None:
+    def __exit__(self, *_raised: object) -> None:
         if self.address:
             _runtime().cudaFree(self.address)
         self.address = self.capacity = 0

@@ -53,20 +53,17 @@ def versions(options: VersionsOptions) -> list[VersionRow]:
 
 
 def _rows(repository: Path, name: str) -> list[VersionRow]:
-    live, previous = (
-        layout.live_version(repository, name),
-        history.previous_version(repository, name),
-    )
-    changes = history.read_history(repository, name)
+    live = layout.live_version(repository, name)
+    previous = history.previous_version(repository, name)
+    last = {change.version: change for change in history.read_history(repository, name)}
     rows = []
     for version in layout.versions(repository, name):
         record = layout.read_version(repository, name, version)
         verdicts = history.verdicts_on(repository, name, version)
-        change = next((c for c in reversed(changes) if c.version == version), None)
+        change = last.get(version)
         if change and not history.passed(verdicts):
             verdicts = change.verdicts or verdicts
-        open_one = next((v for v in verdicts.values() if not (v and v.verdict == "passed")), None)
-        verdict = open_one.verdict if open_one else "none"
+        words = [v.verdict if v else "none" for v in verdicts.values()] or ["none"]
         folders = layout.version_folders(repository, name, version)
         files = (file for folder in folders for file in folder.rglob("*"))
         rows.append(
@@ -78,7 +75,7 @@ def _rows(repository: Path, name: str) -> list[VersionRow]:
                 created=record.created,
                 backend=record.backend,
                 precision=record.precision,
-                verdict="passed" if history.passed(verdicts) else verdict,
+                verdict=next((word for word in words if word != "passed"), "passed"),
                 bytes=sum(f.stat().st_size for f in files if f.is_file()),
                 change=change,
             )
@@ -110,7 +107,7 @@ def promote(options: PromoteOptions) -> history.Change:
     repository, name = options.repository, options.model
     layout.require_models(repository, name)
     target = target_of(options.to) if options.to else None
-    with layout.changing(repository, options.to), staging_beside(repository, name) as staging:
+    with layout.changing(repository), staging_beside(repository, name) as staging:
         there = layout.versions(repository, name)
         version = options.version or max(there)
         if version not in there:
@@ -121,8 +118,16 @@ def promote(options: PromoteOptions) -> history.Change:
         if not (options.unvalidated or history.passed(verdicts)):
             raise _without_verdict(name, version, verdicts)
         plain_copy(repository, name, version, staging)
-        _check_lint(staging, name, version)
-        change = _live_or_recorded(options, version, verdicts)
+        errors = [
+            f"{f.rule}: {f.path.relative_to(staging)}:{f.line}: {f.problem}; {f.fix}"
+            for f in lint(staging).findings
+            if RULES[f.rule].severity == "error"
+        ]
+        if errors:
+            raise BadInput(f"lint refuses {name} version {version}:", *errors)
+        change = history.go_live(
+            repository, name, version, "promote", reason=options.reason, verdicts=verdicts
+        )
         if target:
             upload(staging, name, version, target)
         return change
@@ -159,22 +164,6 @@ def rollback(options: RollbackOptions) -> history.Change:
         )
 
 
-def _live_or_recorded(
-    options: PromoteOptions, version: int, verdicts: dict[str, Verdict | None]
-) -> history.Change:
-    """Make a version live; the last change where it is live already, in its present form."""
-    repository, name, reason = options.repository, options.model, options.reason
-    changes = history.read_history(repository, name)
-    if layout.live_version(repository, name) == version and changes:
-        last = changes[-1]
-        same = last.version == version and last.sha256 == history.version_hash(
-            repository, name, version
-        )
-        if same and last.verdicts == verdicts:
-            return last
-    return history.go_live(repository, name, version, "promote", reason=reason, verdicts=verdicts)
-
-
 def _without_verdict(name: str, version: int, verdicts: dict[str, Verdict | None]) -> GateFailed:
     lines = [
         f"{file}: {v.verdict}, on {v.images:,} images of {v.dataset} ({v.report})"
@@ -188,13 +177,3 @@ def _without_verdict(name: str, version: int, verdicts: dict[str, Verdict | None
         "or give --unvalidated --reason WHY",
         *lines,
     )
-
-
-def _check_lint(staging: Path, name: str, version: int) -> None:
-    lines = [
-        f"{f.rule}: {f.path.relative_to(staging)}:{f.line}: {f.problem}; {f.fix}"
-        for f in lint(staging).findings
-        if RULES[f.rule].severity == "error"
-    ]
-    if lines:
-        raise BadInput(f"lint refuses {name} version {version}:", *lines)

@@ -56,8 +56,7 @@ class PromoteOptions(RollbackOptions):
         False, help="Take a version without a passing verdict; --reason says why."
     )
     to: str | None = option(
-        None,
-        help="Make the version live there too: s3://bucket/folder, gs://bucket/folder or a path.",
+        None, help="Make it live there too: s3://bucket/folder, gs://bucket/folder or a path."
     )
 
     def check(self) -> None:

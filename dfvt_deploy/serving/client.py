@@ -16,7 +16,7 @@ from ..drawing import DRAWN_SCORE, drawing_of
 from ..errors import BadInput, DfvtError
 from ..files import staged
 from ..image_files import SUFFIXES, find_images
-from ..runners.triton import TritonRunner
+from ..runners.triton import TritonRunner, image_request
 from ..tasks.images import MOST_PIXELS, ImageLimits, decode_image
 from ..types import Task, TritonProtocol
 from .tasks import served_task, task_of
@@ -92,7 +92,7 @@ def _predict_one(runner: TritonRunner, image: str | Path) -> Prediction:
     encoded = read_image(image)
     start = time.perf_counter()
     try:
-        outputs = runner.infer({"image": np.array([[encoded]], dtype=np.object_)})
+        outputs = runner.infer(image_request(encoded))
     except BadInput as error:
         raise BadInput(f"{image}: {error}") from error
     seconds = time.perf_counter() - start
@@ -119,17 +119,14 @@ def image_paths(patterns: Sequence[str]) -> list[Path]:
     found: list[Path] = []
     for text in patterns:
         path = Path(text)
+        images, lacking = [path], f"folder {text} holds no {', '.join(SUFFIXES)} file"
         if path.is_dir():
             images = find_images(path)
-            if not images:
-                raise BadInput(f"folder {text} holds no {', '.join(SUFFIXES)} file")
         elif glob.has_magic(text) and not path.exists():
             matches = map(Path, sorted(glob.glob(text, recursive=True)))  # noqa: PTH207
-            images = [match for match in matches if match.is_file()]
-            if not images:
-                raise BadInput(f"no file fits the pattern {text!r}")
-        else:
-            images = [path]
+            images, lacking = [*filter(Path.is_file, matches)], f"no file fits the pattern {text!r}"
+        if not images:
+            raise BadInput(lacking)
         found += images
     return list(dict.fromkeys(found))
 
@@ -179,10 +176,7 @@ def draw_prediction(prediction: Prediction, min_score: float = DRAWN_SCORE) -> I
 
 def save_picture(image: Image.Image, source: str, directory: Path, taken: set[Path]) -> Path:
     """Save an image as `<directory>/<name of source>.png`, with a number where that is among the
-    resolved paths `taken`, which the saved path is added to. Raises BadInput where the directory is
-    a file."""
-    if directory.exists() and not directory.is_dir():
-        raise BadInput(f"--save {directory} is not a folder")
+    resolved paths `taken`, which the saved path is added to."""
     stem = Path(source).stem
     path, number = directory / f"{stem}.png", 1
     while path.resolve() in taken:

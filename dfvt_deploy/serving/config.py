@@ -8,15 +8,19 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
-from google.protobuf import text_format
-from tritonclient.grpc import model_config_pb2 as schema
-
+from ..errors import MissingDependency
 from ..manifest import TensorSpec
 from .backends import add_parameters, backend_of
 from .layout import warmup_file
 from .options import PopulateOptions
-from .served_model import ServedModel
+from .served_model import ServedModel, largest_batch
 from .tasks import Answer
+
+try:
+    from google.protobuf import text_format
+    from tritonclient.grpc import model_config_pb2 as schema
+except ImportError:
+    raise MissingDependency("tritonclient", "client") from None
 
 _DTYPES = {
     "uint8": schema.TYPE_UINT8,
@@ -31,14 +35,10 @@ _DTYPES = {
 _IMAGE = TensorSpec(name="image", dtype="bytes", shape=("batch", 1))
 
 
-def configs(model: ServedModel) -> dict[str, schema.ModelConfig]:
-    """The configs of the steps by the step's name, and of the ensemble as `ensemble`."""
-    return {
-        "preprocess": _preprocess_config(model),
-        "network": _network_config(model),
-        "postprocess": _postprocess_config(model),
-        "ensemble": _ensemble_config(model),
-    }
+def configs(model: ServedModel) -> list[schema.ModelConfig]:
+    """The configs of the three steps and of the ensemble."""
+    makers = (_preprocess_config, _network_config, _postprocess_config, _ensemble_config)
+    return [make(model) for make in makers]
 
 
 def _network_config(model: ServedModel) -> schema.ModelConfig:
@@ -94,7 +94,7 @@ def _postprocess_config(model: ServedModel) -> schema.ModelConfig:
     add_parameters(
         config,
         task=model.manifest.task,
-        options=json.dumps(dict(model.answer_options)),
+        options=json.dumps(model.answer_options),
         on_request=json.dumps(model.task.on_request),
     )
     return config
@@ -142,7 +142,7 @@ def _model(model: ServedModel, step: str = "") -> schema.ModelConfig:
     """What all four configs have; only this version is loaded."""
     config = schema.ModelConfig(
         name=f"{model.manifest.name}_{step}" if step else model.manifest.name,
-        max_batch_size=model.max_batch_size,
+        max_batch_size=largest_batch(model.manifest, model.options),
     )
     config.version_policy.specific.versions.append(model.version)
     return config

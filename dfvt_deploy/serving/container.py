@@ -3,16 +3,14 @@
 A server follows (`dfvt-deploy container start`). Nothing here needs a container, though.
 """
 
+import contextlib
 import ctypes
 import os
 import shutil
 import stat
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
-from ..artifact import open_artifact, read_manifest
+from ..artifact import exported_models, open_artifact, read_manifest
 from ..engines.build import build_engine
 from ..engines.engine import Engine, engine_file_name, open_engine
 from ..engines.machine import bindings
@@ -21,16 +19,16 @@ from ..errors import ArtifactError, DfvtError, ServerFailed, StageFailed
 from ..gpu.devices import Gpu, find_gpu
 from ..manifest import MANIFEST
 from ..progress import note
-from ..runners.triton import TritonRunner
+from ..runners.triton import TritonRunner, image_request
 from ..types import Flavor, Int8Target
 from .http_api import is_ready
 from .layout import CONFIG, ensembles, warmup_image
-from .options import ContainerOptions, PrepareOptions
+from .options import ContainerOptions, PopulateOptions, PrepareOptions
 from .repository import PopulatedModel, populate
-from .tasks import served_task
+from .served_model import largest_batch
 
-#: Major versions of the library that TensorRT's own bindings load.
-_TENSORRT_MAJORS = (11, 10)
+#: The libraries that TensorRT's own bindings load.
+_TENSORRT = ("libnvinfer.so.11", "libnvinfer.so.10")
 
 #: Seconds that a model has to answer the request of a health check.
 _HEALTH_TIMEOUT_S = 30
@@ -62,15 +60,20 @@ def prepare(options: PrepareOptions, repository: Path) -> list[PopulatedModel]:
     does not start. Raises StageFailed where there is no GPU or no TensorRT, or an engine could not
     be built, and BadInput where there is no model, or one without a file of the precision."""
     machine = _tensorrt_here() if options.backend.facts.engines else None
-    settings: dict[str, Any] = {"repository": repository, "backend": options.backend}
-    settings |= {"precision": options.chosen_precision, "max_batch_size": options.max_batch_size}
+    chosen = PopulateOptions(
+        repository=repository,
+        backend=options.backend,
+        precision=options.chosen_precision,
+        max_batch_size=options.max_batch_size,
+    )
+    names = [name.strip() for name in options.models.split(",") if name.strip()]
     done = []
-    for folder in options.folders:
+    for folder in exported_models(options.exports, names):
         engines = None
         if machine is not None:
             folder = _writable(folder, options.state)
-            engines = [_engine(folder, options, *machine)]
-        done.append(populate(folder, engines=engines, **settings))
+            engines = [_engine(folder, chosen, options.state / "timing", *machine)]
+        done.append(populate(folder, chosen, engines=engines))
         note(f"{done[-1].name}: {options.backend}, {options.chosen_precision}")
     return done
 
@@ -82,23 +85,20 @@ def check_health(url: str, repository: Path) -> tuple[str, ...]:
         raise ServerFailed(f"the server at {url} is not ready")
     models = ensembles(repository)
     for name in models:
-        image = np.array([[warmup_image(repository, name)]], dtype=np.object_)
         with TritonRunner(name, url, "http", timeout=_HEALTH_TIMEOUT_S) as runner:
-            runner.infer({"image": image})
+            runner.infer(image_request(warmup_image(repository, name)))
     return models
 
 
 def tensorrt_requirement() -> str:
     """The pip requirement of TensorRT's Python bindings for the library that is installed, so that
     engines are built by what the server loads them with. Raises StageFailed without a library."""
-    for major in _TENSORRT_MAJORS:
-        try:
-            number = ctypes.CDLL(f"libnvinfer.so.{major}").getInferLibVersion()
-        except OSError:
-            continue
-        return f"tensorrt-cu13-bindings=={number // 10000}.{number // 100 % 100}.{number % 100}.*"
-    names = ", ".join(f"libnvinfer.so.{major}" for major in _TENSORRT_MAJORS)
-    raise StageFailed(f"none of {names} can be loaded; use an image with TensorRT")
+    for name in _TENSORRT:
+        with contextlib.suppress(OSError):
+            number = ctypes.CDLL(name).getInferLibVersion()
+            version = f"{number // 10000}.{number // 100 % 100}.{number % 100}"
+            return f"tensorrt-cu13-bindings=={version}.*"
+    raise StageFailed(f"none of {', '.join(_TENSORRT)} can be loaded; use an image with TensorRT")
 
 
 def _tensorrt_here() -> tuple[Gpu, str]:
@@ -113,11 +113,11 @@ def _tensorrt_here() -> tuple[Gpu, str]:
     return gpu, version
 
 
-def _engine(folder: Path, options: PrepareOptions, gpu: Gpu, version: str) -> Engine:
+def _engine(folder: Path, chosen: PopulateOptions, timing: Path, gpu: Gpu, version: str) -> Engine:
     """The engine of a model for this GPU and this TensorRT, built unless a fitting one is there."""
-    precision, capability = options.chosen_precision, gpu.compute_capability
+    precision, capability = chosen.chosen_precision, gpu.compute_capability
     artifact = open_artifact(folder, precision, Int8Target.TENSORRT)
-    images = options.max_batch_size or served_task(artifact.manifest.task).max_batch_size
+    images = largest_batch(artifact.manifest, chosen)
     path = folder / engine_file_name(precision, Flavor.TENSORRT, capability)
     try:
         if not path.is_file():
@@ -129,7 +129,7 @@ def _engine(folder: Path, options: PrepareOptions, gpu: Gpu, version: str) -> En
         return engine
     except ArtifactError as error:
         note(f"building {folder.name} in {precision}, which takes minutes: {error}")
-    building = BuildOptions(max_batch=images, timing_cache_folder=options.state / "timing")
+    building = BuildOptions(max_batch=images, timing_cache_folder=timing)
     return build_engine(folder, precision, building)
 
 
@@ -139,10 +139,9 @@ def _writable(folder: Path, state: Path) -> Path:
     if os.access(folder, os.W_OK):
         return folder
     copy = state / "exports" / folder.name
-    try:
+    kept = {}
+    with contextlib.suppress(DfvtError):
         kept = open_artifact(copy).manifest.files
-    except DfvtError:
-        kept = {}
     if not read_manifest(folder / MANIFEST).files.items() <= kept.items():
         _remove(copy)
         shutil.copytree(folder, copy, copy_function=shutil.copyfile)

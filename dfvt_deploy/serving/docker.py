@@ -8,7 +8,7 @@ from pathlib import Path
 from ..engines.machine import DEFAULT_RELEASE, triton_releases
 from ..errors import ArtifactError, BadInput, ServerFailed
 from ..progress import note
-from .layout import CACHE, CONFIG, models_of, rtx_plans, verify_repository
+from .layout import CACHE, CONFIG, models_of, refuse_rtx_plans, verify_repository
 from .server_arguments import SUMMARIES, Ports, restrictions
 
 #: A release with the security fixes that the embedded server lacks.
@@ -36,20 +36,13 @@ def docker_command(
         raise BadInput("--ephemeral-ports is not for --docker; choose --http-port and the others")
     repository = repository.resolve()
     models = models_of(repository)
-    if plans := rtx_plans(repository):
-        raise BadInput(
-            f"{plans[0]} is a TensorRT-RTX plan, which NVIDIA's tensorrt backend does not load; "
-            "populate with the plans of TensorRT"
-        )
+    refuse_rtx_plans(repository, IMAGE)
     verify_repository(repository)
     if caches := sorted(repository.rglob(CACHE)):
         raise ArtifactError(f"{caches[0]} holds compiled code, which is not verified; remove it")
     configs = [(repository / name / CONFIG).read_text(encoding="utf-8") for name in models]
     gpus = any("KIND_GPU" in config for config in configs)
-    publish = [
-        f"--publish={host}:{port}:{inside}"
-        for port, inside in ((ports.http, 8000), (ports.grpc, 8001), (ports.metrics, 8002))
-    ]
+    published = zip(vars(ports).values(), vars(Ports()).values(), strict=True)
     # No header can hold a line break, so nobody has the key.
     closed = " ".join(f'"{words}"' for words in restrictions(host, "$KEY"))
     script = (
@@ -69,7 +62,7 @@ def docker_command(
         "--shm-size=1g",
         "--env=HOME=/tmp",
         "--env=PYTHONPATH=/tmp/packages",
-        *publish,
+        *(f"--publish={host}:{port}:{default}" for port, default in published),
         *(f"--volume={repository / name}:/models/{name}:ro" for name in models),
         IMAGE,
         "bash",

@@ -14,11 +14,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ..errors import ServerFailed
 from ..names import STEPS
-from .layout import CACHE, CONFIG, LIVE, WARMUP
+from .layout import CACHE, CONFIG, LIVE
 from .process import ServerProcess
 
 #: Seconds after the ensemble was replaced until every request that was sent to the old one has
@@ -29,10 +28,11 @@ _SETTLED_S = 2.0
 Steer = Callable[[str, str], None]
 
 
-def link_model(repository: Path, view: Path, model: str) -> None:
+def link_model(source: Path, target: Path) -> None:
     """Show Triton the files of a model through links, in place of what it showed before."""
-    shutil.rmtree(view / model, ignore_errors=True)
-    _link_tree(repository / model, view / model)
+    shutil.rmtree(target, ignore_errors=True)
+    ignored = shutil.ignore_patterns(CACHE, LIVE, ".*")
+    shutil.copytree(source, target, copy_function=os.symlink, ignore=ignored)
 
 
 class HalfChanged(ServerFailed):
@@ -83,22 +83,23 @@ class Change:
 
     def _load_beside(self) -> None:
         """Load the new steps under names of their own, and let the ensemble use them."""
-        for step in STEPS:
-            model = self._beside[f"{self.name}_{step}"]
-            self._link_step(step, model)
-            self.steer(model, "load")
-        link_model(self.repository, self.view, self.name)
-        config = _config(self.repository / self.name / str(self.new) / CONFIG)
-        for entry in config.ensemble_scheduling.step:
-            entry.model_name = self._beside[entry.model_name]
-        (self.view / self.name / CONFIG).unlink()
-        _write_config(self.view / self.name / CONFIG, config)
-        self.steer(self.name, "load")
+        from .config import from_text, to_text
+
+        for model, name in {**self._beside, self.name: self.name}.items():
+            link_model(self.repository / model, self.view / name)
+            path = self.view / name / CONFIG
+            config = from_text(path.read_text(encoding="utf-8"))
+            config.name = name
+            for step in config.ensemble_scheduling.step:
+                step.model_name = self._beside[step.model_name]
+            path.unlink()
+            path.write_text(to_text(config), encoding="utf-8")
+            self.steer(name, "load")
 
     def _take_places(self) -> None:
         """Load the new steps under their own names, and let the ensemble use these again."""
         for model in (*self._beside, self.name):
-            link_model(self.repository, self.view, model)
+            link_model(self.repository / model, self.view / model)
         self.steer(self.name, "load")  # with its steps, each once
 
     def _unload_beside(self) -> None:
@@ -108,31 +109,3 @@ class Change:
                 with contextlib.suppress(ServerFailed):
                     self.steer(model, "unload")
                 shutil.rmtree(self.view / model)
-
-    def _link_step(self, step: str, model: str) -> None:
-        """Show Triton the new version of a step under another name."""
-        source, folder = self.repository / f"{self.name}_{step}", self.view / model
-        shutil.rmtree(folder, ignore_errors=True)
-        for part in (str(self.new), WARMUP):
-            if (source / part).is_dir():
-                _link_tree(source / part, folder / part)
-        config = _config(self.repository / self.name / str(self.new) / f"{step}.pbtxt")
-        config.name = model
-        _write_config(folder / CONFIG, config)
-
-
-def _link_tree(source: Path, target: Path) -> None:
-    ignored = shutil.ignore_patterns(CACHE, LIVE, ".*")
-    shutil.copytree(source, target, copy_function=os.symlink, ignore=ignored)
-
-
-def _config(path: Path) -> Any:
-    from .config import from_text
-
-    return from_text(path.read_text(encoding="utf-8"))
-
-
-def _write_config(path: Path, config: Any) -> None:
-    from .config import to_text
-
-    path.write_text(to_text(config), encoding="utf-8")

@@ -126,23 +126,26 @@ def go_live(
     reason: str = "",
     verdicts: dict[str, Verdict | None],
 ) -> Change:
-    """Record a change and make the version live; the caller holds the repository's lock."""
+    """Record a change and make the version live; the caller holds the repository's lock. The last
+    change is returned where the version is live already, in its present form."""
     changes, live = read_history(repository, name), layout.live_version(repository, name)
-    if live and changes and changes[-1].version != live:
-        changes += (_change(repository, name, live, "found", changes[-1].version),)
-    unvalidated = not passed(verdicts)
-    more = {"reason": reason, "verdicts": verdicts, "unvalidated": unvalidated}
-    change = _change(repository, name, version, action, live, **more)
+    last = changes[-1] if live and changes else None
+    if last and last.version != live:
+        found = {"action": "found", "previous": last.version, "verdicts": {}}
+        changes += (_change(repository, name, live, **found),)
+    more = {"reason": reason, "verdicts": verdicts, "unvalidated": not passed(verdicts)}
+    change = _change(repository, name, version, action=action, previous=live, **more)
+    form = live, change.version, change.sha256, change.verdicts
+    if last and form == (version, last.version, last.sha256, last.verdicts):
+        return last
     write_text(repository / name / HISTORY, History(changes=(*changes, change)).as_text())
     layout.make_live(repository, name, version)
     return change
 
 
-def _change(
-    repository: Path, name: str, version: int, action: Any, previous: int, **more: Any
-) -> Change:
-    known = {"action": action, "version": version, "previous": previous, "verdicts": {}, **more}
-    return Change(at=now(), who=_who(), sha256=version_hash(repository, name, version), **known)
+def _change(repository: Path, name: str, version: int, **fields: Any) -> Change:
+    sha256 = version_hash(repository, name, version)
+    return Change(version=version, at=now(), who=_who(), sha256=sha256, **fields)
 
 
 def _who() -> str:

@@ -58,11 +58,16 @@ def find_tritonserver(runtime: Path) -> Installation:
 
 def embedded_root() -> Path | None:
     """The `tritonserver` folder inside nvidia-pytriton, found without importing it."""
-    spec = importlib.util.find_spec("pytriton")
-    if spec is None or not spec.submodule_search_locations:
-        return None
-    root = Path(next(iter(spec.submodule_search_locations))) / "tritonserver"
-    return root if (root / "bin" / "tritonserver").is_file() else None
+    package = _package("pytriton")
+    root = package / "tritonserver" if package else None
+    return root if root and (root / "bin" / "tritonserver").is_file() else None
+
+
+def _package(name: str) -> Path | None:
+    """The folder of an installed package, found without importing it."""
+    spec = importlib.util.find_spec(name)
+    folders = spec and spec.submodule_search_locations
+    return Path(next(iter(folders))) if folders else None
 
 
 def _lay_out_backends(root: Path, backends: Path) -> None:
@@ -82,9 +87,8 @@ def _lay_out_backends(root: Path, backends: Path) -> None:
         shutil.copyfile(_EMBEDDED / "batching.py", backend / "batching.py")
         shutil.copyfile(cores.__file__, backend / "cores.py")
         for copied, package in backend_of(name).packages.items():
-            origin = importlib.util.find_spec(package)
-            assert origin is not None and origin.submodule_search_locations
-            source = next(iter(origin.submodule_search_locations))
+            source = _package(package)
+            assert source is not None
             shutil.copytree(source, backend / copied, ignore=_NO_CACHE)
 
 
@@ -107,8 +111,7 @@ def _environment(root: Path) -> dict[str, str]:
 def _package_folders() -> list[str]:
     """The folders of installed packages: the usual ones, and where the needed ones are."""
     usual = [p for p in sys.path if Path(p).name in ("site-packages", "dist-packages")]
-    specs = [importlib.util.find_spec(name) for name in _NEEDED_PACKAGES]
-    found = [str(Path(spec.origin).parent.parent) for spec in specs if spec and spec.origin]
+    found = [str(path.parent) for path in map(_package, _NEEDED_PACKAGES) if path]
     return list(dict.fromkeys([*usual, *found]))
 
 

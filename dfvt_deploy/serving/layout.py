@@ -17,7 +17,7 @@ import re
 import shlex
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ..errors import ArtifactError, BadInput, StageFailed
@@ -57,20 +57,25 @@ class VersionRecord(Record):
 
 
 @contextmanager
-def changing(repository: Path, target: str | None = None) -> Iterator[None]:
-    """Hold the lock of a repository, which is made where there is none, while it is changed, and a
-    target perhaps. Raises StageFailed where one cannot be written."""
+def changing(repository: Path) -> Iterator[None]:
+    """Hold the lock of a repository, which is made where there is none, while it is changed. Raises
+    StageFailed where it cannot be written."""
     try:
         repository.mkdir(parents=True, exist_ok=True)
         with locked(repository):
             yield
     except OSError as error:
-        raise StageFailed(f"{target or repository} cannot be written: {error}") from error
+        raise StageFailed(f"{repository} cannot be written: {error}") from error
+
+
+def config_files(name: str) -> dict[str, str]:
+    """The config's file in a version's folder, by Triton model, the ensemble last."""
+    return {**{f"{name}_{step}": f"{step}.pbtxt" for step in STEPS}, name: CONFIG}
 
 
 def model_names(name: str) -> tuple[str, ...]:
     """The Triton models of one exported model, the ensemble last."""
-    return (*(f"{name}_{step}" for step in STEPS), name)
+    return tuple(config_files(name))
 
 
 def version_folders(repository: Path, name: str, version: int) -> list[Path]:
@@ -138,27 +143,28 @@ def make_live(repository: Path, name: str, version: int) -> None:
             shutil.rmtree(folder / LIVE)
         if current:
             _link(folder / LIVE, str(current))
-    targets = {f"{name}_{step}": f"../{name}/{LIVE}/{step}.pbtxt" for step in STEPS}
-    for model, target in {**targets, name: f"{LIVE}/{CONFIG}"}.items():
-        link = repository / model / CONFIG
+    for model, file in config_files(name).items():
+        link, target = repository / model / CONFIG, f"{LIVE}/{file}"
+        target = target if model == name else f"../{name}/{target}"
         if not link.is_symlink() or str(link.readlink()) != target:
             _link(link, target)
     _link(folder / LIVE, str(version))
 
 
 def remove_incomplete(repository: Path, name: str) -> None:
-    """Remove versions that a killed `populate` did not finish; the caller holds the lock."""
+    """Remove what a failed or killed `populate` did not finish; the caller holds the lock."""
     whole = versions(repository, name)
-    for model in model_names(name):
-        for number in _numbered(repository / model):
-            if number not in whole:
-                shutil.rmtree(repository / model / str(number))
-        for image in (repository / model / WARMUP).glob("*"):
+    for folder in (repository / model for model in model_names(name)):
+        for number in set(_numbered(folder)).difference(whole):
+            shutil.rmtree(folder / str(number))
+        for image in (folder / WARMUP).glob("*"):
             if image.name not in map(warmup_file, whole):
                 image.unlink()
-        for link in (repository / model).glob(".*.part"):
-            if link.is_symlink():
-                link.unlink()
+        for link in filter(Path.is_symlink, folder.glob(".*.part")):
+            link.unlink()
+        for empty in (folder / WARMUP, folder):
+            with suppress(OSError):  # it is not empty, or not there
+                empty.rmdir()
 
 
 def _link(path: Path, target: str) -> None:
@@ -225,7 +231,7 @@ def verify_version(repository: Path, name: str, version: int) -> None:
     """Raise ArtifactError where a file of a version is missing, was changed, or was added."""
     recorded = read_version(repository, name, version).files
     found = hashes(repository, name, version)
-    for path in sorted({*recorded, *found}):
+    for path, _ in sorted(recorded.items() ^ found.items()):
         where = repository / path
         if path not in found:
             raise ArtifactError(f"{where} is missing; populate again")
@@ -233,17 +239,19 @@ def verify_version(repository: Path, name: str, version: int) -> None:
             raise ArtifactError(
                 f"{where} was not there when {name} was populated; remove it, or populate again"
             )
-        if recorded[path] != found[path]:
-            raise ArtifactError(
-                f"{where} is not the file that was populated: its SHA-256 is not the one in "
-                f"{VERSION_RECORD}; populate again"
+        raise ArtifactError(
+            f"{where} is not the file that was populated: its SHA-256 is not the one in "
+            f"{VERSION_RECORD}; populate again"
+        )
+
+
+def refuse_rtx_plans(repository: Path, server: str) -> None:
+    """Raise BadInput where a live version has a TensorRT-RTX plan, which only the embedded server
+    loads, and not the one that `server` names."""
+    for name in ensembles(repository):
+        version = live_version(repository, name)
+        for plan in (repository / f"{name}_network" / str(version)).glob("*.rtx.plan"):
+            raise BadInput(
+                f"{plan} is a TensorRT-RTX plan, which the tensorrt backend of {server} does not "
+                "load; populate with the plans of TensorRT, or serve it with the embedded server"
             )
-
-
-def rtx_plans(repository: Path) -> list[Path]:
-    """The TensorRT-RTX plans of live versions, which NVIDIA's `tensorrt` backend does not load."""
-    found = (
-        (repository / model_names(name)[1] / str(live_version(repository, name))).glob("*.rtx.plan")
-        for name in ensembles(repository)
-    )
-    return sorted(path for paths in found for path in paths)

@@ -37,8 +37,7 @@ class PopulateOptions(Options):
     )
     precision: Precision | None = option(None, help="Precision that is served; fp32 by default.")
     flavor: Flavor = option(
-        Flavor.TENSORRT,
-        help="Kind of the plans for --backend tensorrt. Only the embedded server loads rtx.",
+        Flavor.TENSORRT, help="Kind of the plans; only the embedded server loads those of rtx."
     )
     version: int | None = option(
         None, minimum=1, help="Number of the new version; the next free number by default."
@@ -58,9 +57,7 @@ class PopulateOptions(Options):
         False, help="Take only a file that `validate` passed, else end with 4."
     )
     max_batch_size: int | None = option(
-        None,
-        minimum=1,
-        help="Most images of one request or batch; 64 by default, 4 for dense tasks.",
+        None, minimum=1, help="Most images of a request or batch; 64 by default, 4 for dense tasks."
     )
     top_k: int | None = option(
         None, minimum=1, help="Number of classes in an answer of a classifier; 5 by default."
@@ -101,13 +98,10 @@ class PopulateOptions(Options):
         128,
         minimum=1,
         maximum=65536,
-        help="Requests that may wait for each step; further ones are refused as unavailable.",
+        help="Requests that may wait for a step; more are refused.",
     )
     queue_timeout: float = option(
-        60.0,
-        minimum=0.001,
-        maximum=3600,
-        help="Seconds after which a request that still waits for a step is refused.",
+        60.0, minimum=0.001, maximum=3600, help="Seconds that a request may wait for each step."
     )
 
     def check(self) -> None:
@@ -175,8 +169,7 @@ class ServeOptions(MonitoringOptions):
     )
     timeout: float = option(300.0, minimum=1, help="Seconds until all models must be loaded.")
     expose_embedded: bool = option(
-        False,
-        help="Let the embedded server, which lacks security fixes, listen on --host.",
+        False, help="Let the embedded server, which lacks security fixes, listen on --host."
     )
     admin_key_file: Path | None = option(
         None,
@@ -217,7 +210,7 @@ class ContainerOptions(Options):
     state: Path = option(
         Path("/var/lib/dfvt-deploy"),
         envvar="DFVT_STATE",
-        help="Folder that the image keeps between starts.",
+        help="Folder kept between starts.",
     )
     repository: Path = option(
         Path("/models"), envvar="DFVT_REPOSITORY", help="Folder of a mounted repository."
@@ -267,14 +260,6 @@ class PrepareOptions(ContainerOptions):
     def chosen_precision(self) -> Precision:
         """The given precision, else the one that is usual for the backend."""
         return self.precision or self.backend.facts.precisions[0]
-
-    @property
-    def folders(self) -> list[Path]:
-        """The folders of the exported models. Raises ArtifactError where the exports hold none."""
-        from ..artifact import exported_models
-
-        names = [name.strip() for name in self.models.split(",") if name.strip()]
-        return exported_models(self.exports, names)
 
 
 class StartOptions(PrepareOptions, MonitoringOptions):

@@ -4,7 +4,6 @@ import contextlib
 import ctypes
 import os
 import resource
-import select
 import shutil
 import signal
 import subprocess
@@ -12,8 +11,8 @@ import sys
 import tempfile
 import threading
 import time
-from collections import deque
 from collections.abc import Iterator, Mapping, Sequence, Set
+from multiprocessing import connection
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +35,6 @@ _LONGEST_DELAY_S = 8.0
 _PREFIX = "dfvt_deploy_"
 _SHM = Path("/dev/shm")
 
-#: Signals that end a program, all of which must find the server stopped.
-ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-
 # Of <sys/prctl.h>.
 _SET_CHILD_SUBREAPER = 36
 _GET_CHILD_SUBREAPER = 37
@@ -54,6 +50,7 @@ class ServerProcess:
     output: file descriptor that the server's log is written to.
     regions: beginning of the names of the server's shared memory regions.
     folder: a folder of its owner, which the guardian removes.
+    watched: the Python processes whose end is the server's.
     """
 
     def __init__(
@@ -65,7 +62,7 @@ class ServerProcess:
         folder: Path,
     ) -> None:
         self._regions = regions
-        self._watched: set[int] = set()
+        self.watched: set[int] = set()
         self._unwatched: set[int] = set()
         self._popen = subprocess.Popen(
             [*_ending_with_this_process(), *command],
@@ -77,7 +74,7 @@ class ServerProcess:
             umask=0o077,
         )
         self._guardian = subprocess.Popen(
-            [*_script("guardian.py"), str(self.pid), f"{_SHM}/{regions}*", str(folder)],
+            [*_watcher("guard"), str(self.pid), f"{_SHM}/{regions}*", str(folder)],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -121,30 +118,24 @@ class ServerProcess:
 
     def watch_only(self, pids: Set[int]) -> None:
         """Let all other Python processes that there are end, as their models were unloaded."""
-        self._unwatched |= (self._watched | set(children_of(self.pid))) - pids
-        self._watched = set(pids)
+        self._unwatched |= (self.watched | set(children_of(self.pid))) - pids
+        self.watched = set(pids)
 
     def wait_for_death(self, seconds: float) -> str | None:
         """Wait so long until the server or one of its Python processes ends; say which, and how."""
-        self._watched |= set(children_of(self.pid)) - self._unwatched
+        self.watched |= set(children_of(self.pid)) - self._unwatched
         with contextlib.ExitStack() as opened:
-            poll = select.poll()
-            processes = {}
-            for pid in (self.pid, *self._watched):
+            processes: dict[Any, int] = {}
+            for pid in (self.pid, *self.watched):
                 try:
                     handle = os.pidfd_open(pid)
                 except ProcessLookupError:
                     return self._death(pid)
                 opened.callback(os.close, handle)
                 processes[handle] = pid
-                poll.register(handle, select.POLLIN)
-            ended = poll.poll(seconds * 1000)
-            return self._death(processes[ended[0][0]]) if ended else None
-
-    @property
-    def watched(self) -> frozenset[int]:
-        """The Python processes whose end is the server's."""
-        return frozenset(self._watched)
+            for ended in connection.wait(processes, seconds):
+                return self._death(processes[ended])
+            return None
 
     def _death(self, pid: int) -> str:
         if pid == self.pid:
@@ -154,7 +145,8 @@ class ServerProcess:
 
     def stop(self, *, drain: bool = True) -> None:
         """End the server and its children; with `drain` its requests may end first."""
-        with _second_signal_ignored() if drain else _signals_held():
+        # For good, a second signal would leave the server behind.
+        with _signals_held(acted_on=not drain):
             if drain and self._popen.poll() is None:
                 self._popen.terminate()
                 with contextlib.suppress(subprocess.TimeoutExpired):
@@ -171,28 +163,20 @@ class ServerProcess:
                 self._guardian.communicate(b"x")
 
 
-class Restarts:
-    """How often, and how soon, a server that ended is started again."""
-
-    def __init__(self) -> None:
-        self._moments: deque[float] = deque()
-
-    def pause(self, death: str, last_line: str) -> None:
-        """Say how the server ended and that it is started again, and wait until it may be. Raises
-        ServerFailed where it was started again too often."""
-        now = time.monotonic()
-        while self._moments and now - self._moments[0] > _PERIOD_S:
-            self._moments.popleft()
-        if len(self._moments) >= _MOST_RESTARTS:
-            raise ServerFailed(
-                f"{death}, after {len(self._moments)} restarts within {_PERIOD_S // 60} minutes; "
-                f"{last_line}"
-            )
-        lately = sum(now - moment < 60 for moment in self._moments)
-        delay = min(_FIRST_DELAY_S * 2 ** (lately - 1), _LONGEST_DELAY_S) if lately else 0.0
-        warn(f"{death}; starting Triton again" + (f" in {delay:g} s" if delay else ""))
-        time.sleep(delay)
-        self._moments.append(time.monotonic())
+def pause(restarts: list[float], death: str, last_line: str) -> None:
+    """Say how the server ended and that it is started again, and wait until it may be, by the
+    moments of earlier `restarts`. Raises ServerFailed where these are too many."""
+    ages = [time.monotonic() - moment for moment in restarts]
+    recent = sum(age <= _PERIOD_S for age in ages)
+    if recent >= _MOST_RESTARTS:
+        raise ServerFailed(
+            f"{death}, after {recent} restarts within {_PERIOD_S // 60} minutes; {last_line}"
+        )
+    lately = sum(age < 60 for age in ages)
+    delay = min(_FIRST_DELAY_S * 2 ** (lately - 1), _LONGEST_DELAY_S) if lately else 0.0
+    warn(f"{death}; starting Triton again" + (f" in {delay:g} s" if delay else ""))
+    time.sleep(delay)
+    restarts.append(time.monotonic())
 
 
 def children_of(pid: int) -> list[int]:
@@ -214,9 +198,9 @@ def model_of(pid: int) -> str:
     return os.fsdecode(words[0]) if words else ""
 
 
-def _script(name: str) -> tuple[str, ...]:
-    """The command that runs a script of this folder alone, without the package."""
-    return (sys.executable, "-I", "-S", str(Path(__file__).with_name(name)))
+def _watcher(name: str) -> tuple[str, ...]:
+    """The command that runs a function of `watchers` as a process, without the package."""
+    return (sys.executable, "-I", "-S", str(Path(__file__).with_name("watchers.py")), name)
 
 
 def _ending_with_this_process() -> tuple[str, ...]:
@@ -224,7 +208,7 @@ def _ending_with_this_process() -> tuple[str, ...]:
     Only from the main thread: the kernel's signal follows the thread that started the server."""
     if threading.current_thread() is not threading.main_thread():
         return ()
-    return (*_script("end_with_parent.py"), str(os.getpid()))
+    return (*_watcher("end_with_parent"), str(os.getpid()))
 
 
 def new_name() -> str:
@@ -268,7 +252,7 @@ class _Terminated(BaseException):
 
 
 @contextlib.contextmanager
-def _handled_by(handler: Any, numbers: Sequence[signal.Signals] = ENDING) -> Iterator[None]:
+def _handled_by(handler: Any, *numbers: signal.Signals) -> Iterator[None]:
     previous = {number: signal.signal(number, handler) for number in numbers}
     try:
         yield
@@ -284,26 +268,19 @@ def stopped_by_sigterm() -> Iterator[None]:
     def leave(_signal: int, _frame: object) -> None:
         raise _Terminated
 
-    numbers = (signal.SIGTERM, signal.SIGHUP)
-    with contextlib.suppress(_Terminated), _handled_by(leave, numbers):
+    with contextlib.suppress(_Terminated), _handled_by(leave, signal.SIGTERM, signal.SIGHUP):
         yield
 
 
 @contextlib.contextmanager
-def _signals_held() -> Iterator[None]:
-    """Act on a signal when the block ends. Ignored, it would be lost before a restart."""
+def _signals_held(*, acted_on: bool = True) -> Iterator[None]:
+    """Act on a signal when the block ends, as it would be lost before a restart; or never."""
     held: list[int] = []
+    ending = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    is_main = threading.current_thread() is threading.main_thread()
     try:
-        with _handled_by(lambda number, _: held.append(number)):
+        with _handled_by(lambda number, _: held.append(number), *(ending if is_main else ())):
             yield
     finally:
-        for one in held[:1]:
-            signal.raise_signal(one)
-
-
-@contextlib.contextmanager
-def _second_signal_ignored() -> Iterator[None]:
-    """Ignore a second signal while the server is stopped, which would leave it behind."""
-    is_main = threading.current_thread() is threading.main_thread()
-    with _handled_by(signal.SIG_IGN) if is_main else contextlib.nullcontext():
-        yield
+        if held and acted_on:
+            signal.raise_signal(held[0])

@@ -6,16 +6,16 @@ the new version beside the live one; and last the config of the ensemble, whose 
 the new version live. A reader sees the old version or the new one at any moment.
 """
 
-import hashlib
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..errors import BadInput, DfvtError, MissingDependency, StageFailed
-from ..files import link_or_copy, sha256_of, staged
+from ..files import link_or_copy, staged
 from ..progress import note
 from . import layout
+from .config import from_text, to_text
 from .layout import CACHE, CONFIG, WARMUP
 
 
@@ -28,42 +28,28 @@ class Target:
     root: str
 
     def content(self, path: str) -> bytes | None:
-        """The content of a small file; None where there is no such file."""
+        """The content of a file; None where there is no such file."""
         where = f"{self.root}/{path}"
-        if self.store is None:
-            return Path(where).read_bytes() if Path(where).is_file() else None
-        return self.store.cat_file(where) if self.store.exists(where) else None
-
-    def sha256(self, path: str) -> tuple[int, str] | None:
-        """Size and SHA-256 of a file, read back; None where there is no such file."""
-        where = f"{self.root}/{path}"
-        if self.store is None:
-            file = Path(where)
-            return (file.stat().st_size, sha256_of(file)) if file.is_file() else None
-        if not self.store.exists(where):
+        try:
+            found: bytes = self.store.cat_file(where) if self.store else Path(where).read_bytes()
+            return found
+        except FileNotFoundError:
             return None
-        digest, size = hashlib.sha256(), 0
-        with self.store.open(where, "rb") as stream:
-            while chunk := stream.read(2**22):
-                digest.update(chunk)
-                size += len(chunk)
-        return size, digest.hexdigest()
 
     def put(self, source: Path, path: str) -> None:
         """Write a file whole, unless it is there; StageFailed where another is read back."""
-        wanted = source.stat().st_size, sha256_of(source)
-        if self.sha256(path) == wanted:
+        wanted, where = source.read_bytes(), f"{self.root}/{path}"
+        if self.content(path) == wanted:
             return
-        where = f"{self.root}/{path}"
-        if self.store is None:
-            with staged(Path(where)) as temporary:
-                shutil.copyfile(source, temporary)
-        else:
+        if self.store:
             self.store.put_file(str(source), where)
-        if (found := self.sha256(path)) != wanted:
+        else:
+            with staged(Path(where)) as temporary:
+                temporary.write_bytes(wanted)
+        if self.content(path) != wanted:
             raise StageFailed(
-                f"{self.url}/{path} holds (bytes, SHA-256) {found} after it was written, not "
-                f"{wanted}; run the command again"
+                f"{self.url}/{path} does not hold the {len(wanted):,} bytes of its file after it "
+                "was written; run the command again"
             )
 
 
@@ -77,11 +63,11 @@ def target_of(url: str) -> Target:
         return Target(url, None, url)
     try:
         from fsspec.core import url_to_fs
-    except ImportError:
-        raise MissingDependency("fsspec", "remote") from None
-    try:
+
         # Nothing remembered: another process may write there too.
         store, root = url_to_fs(url, use_listings_cache=False, skip_instance_cache=True)
+    except ModuleNotFoundError:
+        raise MissingDependency("fsspec", "remote") from None
     except ImportError as error:
         raise MissingDependency(str(error), "remote") from None
     except ValueError as error:
@@ -92,7 +78,7 @@ def target_of(url: str) -> Target:
 def upload(plain: Path, name: str, version: int, target: Target) -> None:
     """Make a version live in a target.
 
-    plain: a repository with the version alone, see `plain.plain_copy`. Its configs are changed.
+    plain: a repository with the version alone, see `plain_copy`. Its configs are changed.
     Raises BadInput where a live file there would be overwritten, or the configs of the steps differ
     from those of the live version in more than the version, StageFailed where the target cannot be
     written, or holds something else afterwards.
@@ -109,30 +95,24 @@ def upload(plain: Path, name: str, version: int, target: Target) -> None:
 def _upload(plain: Path, name: str, version: int, target: Target) -> None:
     ensemble = target.content(f"{name}/{CONFIG}")
     live = layout.live_version_in(ensemble.decode()) if ensemble else 0
-    files = sorted(p for p in plain.rglob("*") if p.is_file() and p.name != CONFIG)
     # Configs in a version's folder are records for people; Triton reads those of the models.
     configs = [plain / model / CONFIG for model in layout.model_names(name)]
-    files += sorted(p for p in plain.rglob(CONFIG) if p not in configs)
+    files = sorted(p for p in plain.rglob("*") if p.is_file() and p not in configs)
     if live:
         _load_beside(configs[:-1], version, live, target)
-    for file in files:
+    for file in (*files, *configs):  # the config of the ensemble last
         path = file.relative_to(plain).as_posix()
-        if live == version:
-            there = target.sha256(path)
-            if there not in (None, (file.stat().st_size, sha256_of(file))):
-                raise BadInput(
-                    f"{target.url}/{path} is another file, and version {version} is live there; "
-                    "populate a new version and promote that"
-                )
+        found = target.content(path) if live == version and file in files else None
+        if found not in (None, file.read_bytes()):
+            raise BadInput(
+                f"{target.url}/{path} is another file, and version {version} is live there; "
+                "populate a new version and promote that"
+            )
         target.put(file, path)
-    for config in configs:  # that of the ensemble last
-        target.put(config, config.relative_to(plain).as_posix())
 
 
 def _load_beside(configs: list[Path], version: int, live: int, target: Target) -> None:
     """Let the steps' configs load the live version too, which the ensemble uses until the end."""
-    from .config import from_text, to_text
-
     for path in configs:
         where = f"{path.parent.name}/{CONFIG}"
         old = target.content(where)
@@ -142,10 +122,8 @@ def _load_beside(configs: list[Path], version: int, live: int, target: Target) -
         kept = {*before.version_policy.specific.versions} & {live, version}
         for config in (before, new):
             config.ClearField("version_policy")
-        same = to_text(before).replace(f".{live}.bytes", "") == to_text(new).replace(
-            f".{version}.bytes", ""
-        )
-        if not same:
+        settings = to_text(before).replace(f".{live}.bytes", f".{version}.bytes")
+        if settings != to_text(new):
             raise BadInput(
                 f"the settings of {path.parent.name} are not those of version {live}, which is "
                 f"live in {target.url}, so both cannot be loaded at once; populate with the same "
@@ -157,17 +135,13 @@ def _load_beside(configs: list[Path], version: int, live: int, target: Target) -
 
 def plain_copy(repository: Path, name: str, version: int, target: Path) -> None:
     """Make the four models with this version alone in `target`, with hard links if possible."""
-    ignored, sources = (
-        shutil.ignore_patterns(CACHE),
-        layout.version_folders(repository, name, version),
-    )
-    for model, source in zip(layout.model_names(name), sources, strict=True):
-        folder = target / model
-        shutil.copytree(source, folder / str(version), copy_function=link_or_copy, ignore=ignored)
-        step = model.removeprefix(name).removeprefix("_")
-        config = f"{step}.pbtxt" if step else CONFIG
+    ignored = shutil.ignore_patterns(CACHE)
+    for model, config in layout.config_files(name).items():
+        source, folder = repository / model, target / model
+        versions = source / str(version), folder / str(version)
+        shutil.copytree(*versions, copy_function=link_or_copy, ignore=ignored)
         shutil.copyfile(repository / name / str(version) / config, folder / CONFIG)
-        warmup = repository / model / WARMUP / layout.warmup_file(version)
+        warmup = source / WARMUP / layout.warmup_file(version)
         if warmup.is_file():
             (folder / WARMUP).mkdir()
             link_or_copy(str(warmup), str(folder / WARMUP / warmup.name))

@@ -15,23 +15,19 @@ from .. import tasks
 from ..artifact import Artifact, open_artifact, read_manifest
 from ..cores import int8_saturates, processor, usable_cores
 from ..engines.engine import Engine
-from ..errors import BadInput, MissingDependency, StageFailed
+from ..errors import BadInput, StageFailed
 from ..files import sha256_of, staging_directory, sync, write_text
 from ..manifest import MANIFEST, Manifest, Setting
 from ..names import STEPS
 from ..progress import note, warn
 from ..provenance import now
+from . import config as pbtxt
 from . import layout
 from .backends import backend_of
 from .history import go_live, passed, read_history, verdicts_on
 from .options import PopulateOptions
 from .served_model import ServedModel
 from .tasks import served_task
-
-try:
-    from . import config as pbtxt
-except ImportError:
-    raise MissingDependency("tritonclient", "client") from None
 
 #: What the copied steps need beside Triton's Python backend. Its compiled half is built against
 #: numpy 1, and with numpy 2 the tensors it makes can arrive empty; Python 3.13 has no numpy 1.
@@ -82,10 +78,9 @@ def populate(
     options = _with_tuned(Path(model), options or PopulateOptions(**fields))
     backend = options.chosen_backend
     artifact = open_artifact(model, options.file_precision, backend.facts.int8_target)
-    name, task = artifact.manifest.name, served_task(artifact.manifest.task)
+    name = artifact.manifest.name
     _check_top_k(artifact.manifest, options.top_k)
-    max_batch_size = options.max_batch_size or task.max_batch_size
-    files = backend_of(backend).files(artifact, options, max_batch_size, engines)
+    files = backend_of(backend).files(artifact, options, engines)
     _warn_of_saturation(artifact, files.sources)
     if options.require_validated:
         for source in files.sources:
@@ -96,11 +91,8 @@ def populate(
     with layout.changing(repository):
         layout.remove_incomplete(repository, name)
         version = _free_version(repository, name, options.version)
-        k, pixels = options.top_k, options.max_pixels
-        answers = task.answer_options(artifact.manifest, k, pixels)
-        served = ServedModel(artifact.manifest, version, options, files, max_batch_size, answers)
         with staging_beside(repository, name) as staging:
-            _stage(staging, artifact, served)
+            _stage(staging, artifact, ServedModel(artifact.manifest, version, options, files))
             _move_in(staging, repository, name, version)
         if options.promote and not options.to and version == max(layout.versions(repository, name)):
             _go_live_unless_validated(repository, name, version)
@@ -171,9 +163,9 @@ def _stage(staging: Path, artifact: Artifact, served: ServedModel) -> None:
     ensemble = staging / name / str(version)
     for folder in (*steps.values(), ensemble):
         folder.mkdir(parents=True)
-    for step, config in pbtxt.configs(served).items():
-        file = layout.CONFIG if step == "ensemble" else f"{step}.pbtxt"
-        (ensemble / file).write_text(pbtxt.to_text(config), encoding="utf-8")
+    for config in pbtxt.configs(served):
+        file = ensemble / layout.config_files(name)[config.name]
+        file.write_text(pbtxt.to_text(config), encoding="utf-8")
     for step in ("preprocess", "postprocess"):
         shutil.copyfile(_PYTHON_MODELS / f"{step}.py", steps[step] / "model.py")
         shutil.copyfile(_PYTHON_MODELS / "telemetry.py", steps[step] / "telemetry.py")
@@ -227,28 +219,18 @@ def _encoded_sample(max_pixels: int) -> bytes:
 
 def _move_in(staging: Path, repository: Path, name: str, version: int) -> None:
     """Rename the staged folders into the repository, that of the ensemble last; all or none."""
-    made: list[Path] = []
     try:
-        folders = layout.version_folders(repository, name, version)
-        for model, target in zip(layout.model_names(name), folders, strict=True):
-            if not target.parent.exists():
-                target.parent.mkdir()
-                made.append(target.parent)
-            if (warmup := staging / model / layout.WARMUP).is_dir():
-                (target.parent / layout.WARMUP).mkdir(exist_ok=True)
-                for file in warmup.iterdir():
-                    made.append(target.parent / layout.WARMUP / file.name)
-                    file.replace(made[-1])
-            (staging / model / str(version)).rename(target)
-            made.append(target)
-            sync(target.parent)
+        for model in layout.model_names(name):
+            folder = repository / model
+            for staged in (staging / model).glob(f"{layout.WARMUP}/*"):
+                (folder / layout.WARMUP).mkdir(parents=True, exist_ok=True)
+                staged.rename(folder / layout.WARMUP / staged.name)
+            folder.mkdir(exist_ok=True)
+            (staging / model / str(version)).rename(folder / str(version))
+            sync(folder)
         sync(repository)
     except BaseException:
-        for path in reversed(made):
-            if path.is_dir():
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                path.unlink(missing_ok=True)
+        layout.remove_incomplete(repository, name)
         raise
 
 

@@ -13,6 +13,11 @@ from .tasks import Answer, ServedTask, served_task
 WARMUP_SIZE = 224, 224
 
 
+def largest_batch(manifest: Manifest, options: PopulateOptions) -> int:
+    """The most images of one request or batch."""
+    return options.max_batch_size or served_task(manifest.task).max_batch_size
+
+
 @dataclass(frozen=True)
 class NetworkFiles:
     """The files that a backend serves as the network.
@@ -37,23 +42,22 @@ class NetworkFiles:
 
 @dataclass(frozen=True)
 class ServedModel:
-    """One version of a model as its configs describe it.
-
-    files: the files of the network.
-    max_batch_size: most images of one request or batch.
-    answer_options: keyword arguments of the task's `postprocess_batch`.
-    """
+    """One version of a model as its configs describe it, with the files of the network."""
 
     manifest: Manifest
     version: int
     options: PopulateOptions
     files: NetworkFiles
-    max_batch_size: int
-    answer_options: Mapping[str, Any]
 
     @property
     def task(self) -> ServedTask:
         return served_task(self.manifest.task)
+
+    @property
+    def answer_options(self) -> dict[str, Any]:
+        """Keyword arguments of the task's `postprocess_batch`."""
+        top_k, pixels = self.options.top_k, self.options.max_pixels
+        return self.task.answer_options(self.manifest, top_k, pixels)
 
     @property
     def prepared(self) -> tuple[TensorSpec, ...]:

@@ -5,6 +5,7 @@ import secrets
 import shutil
 import tempfile
 import time
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from ..progress import note, spinner, warn
 from . import http_api, process, server_arguments
 from .follow import Change, HalfChanged, link_model
 from .installation import EMBEDDED_VERSION, find_tritonserver
-from .layout import ensembles, live_version, models_of, rtx_plans, verify_repository
+from .layout import ensembles, live_version, models_of, refuse_rtx_plans, verify_repository
 from .options import ServeOptions
 from .server_arguments import LOOPBACK
 from .server_log import ServerLog
@@ -29,6 +30,7 @@ _FOLLOW_S = 1.0
 _MOST_FAILED_STARTS = 3
 
 
+@dataclass(eq=False)
 class TritonServer:
     """A tritonserver process, ready to answer inside the `with` block and gone after it.
 
@@ -43,23 +45,16 @@ class TritonServer:
     no tritonserver, ServerFailed where the server did not start, with the model and the reason.
     """
 
-    def __init__(
-        self,
-        options: ServeOptions,
-        *,
-        log_directory: Path | None = None,
-        show_log: bool = False,
-    ) -> None:
-        self.repository = options.repository.resolve()
-        self.host = LOOPBACK if options.host == "localhost" else options.host
-        self.ports = options.ports
-        self.log_file = options.log_file.resolve() if options.log_file else None
-        self._options = options
-        self._log_directory = log_directory
-        self._show_log = show_log
-        self.models: list[str] = []
+    options: ServeOptions
+    _: KW_ONLY
+    log_directory: Path | None = None
+    show_log: bool = False
+
+    def __post_init__(self) -> None:
+        self.repository = self.options.repository.resolve()
+        self.host = LOOPBACK if self.options.host == "localhost" else self.options.host
+        self.ports = self.options.ports
         self._process: process.ServerProcess | None = None
-        self._served: dict[str, int] = {}
         self._refused: dict[str, int] = {}
         self._cleanup = contextlib.ExitStack()
 
@@ -85,7 +80,7 @@ class TritonServer:
             "grpc": self.grpc_url,
             "metrics": self.metrics_url,
             "log": str(self.log_file),
-            "models": [name for name in ensembles(self.repository) if name in self.models],
+            "models": self._ensembles,
         }
 
     @property
@@ -97,6 +92,10 @@ class TritonServer:
     def _running(self) -> process.ServerProcess:
         assert self._process is not None, "the server is not running"
         return self._process
+
+    @property
+    def _ensembles(self) -> list[str]:
+        return [name for name in ensembles(self.repository) if name in self.models]
 
     @property
     def _client_host(self) -> str:
@@ -118,7 +117,7 @@ class TritonServer:
     def wait(self) -> None:
         """Block, follow promotions, and start Triton again when it or one of its Python processes
         has ended. Raises ServerFailed where it ended too often, or does not start again."""
-        restarts = process.Restarts()
+        restarts: list[float] = []
         while True:
             death = None
             while death is None:
@@ -128,7 +127,7 @@ class TritonServer:
             # Killed at once, so that it does not say that it is ready.
             self._running.stop(drain=False)
             for starts_left in reversed(range(_MOST_FAILED_STARTS)):
-                restarts.pause(death, self._log.last_line())
+                process.pause(restarts, death, self._log.last_line())
                 try:
                     self._start()
                     break
@@ -177,8 +176,8 @@ class TritonServer:
             self._running.limit_memory(_REQUEST_MEMORY)
 
     def _steer(self, model: str, action: str) -> None:
-        key = {server_arguments.HEADER: self._key}
-        http_api.steer(self.http_url, f"models/{model}/{action}", key, self._options.timeout)
+        endpoint, key = f"repository/models/{model}/{action}", {server_arguments.HEADER: self._key}
+        http_api.request(self.http_url, endpoint, b"{}", key, self.options.timeout)
 
     def _prepare(self) -> None:
         """Check the repository and lay out what stays the same for every start."""
@@ -187,64 +186,47 @@ class TritonServer:
             tempfile.mkdtemp(dir=process.runtime_parent(), prefix=process.new_name())
         )
         self._cleanup.callback(shutil.rmtree, self._runtime, ignore_errors=True)
-        self._installation = find_tritonserver(self._runtime)
-        self._check_installation()
-        key_file = self._options.admin_key_file
-        self._key = server_arguments.read_key(key_file) if key_file else secrets.token_urlsafe(32)
-        self.ports = server_arguments.free_ports(self.host, self.ports)
-        if self.log_file is None:
-            folder = (self._log_directory or self._runtime).resolve()
-            self.log_file = folder / f"tritonserver-{self.ports.http}.log"
-        self._log = ServerLog(self.log_file, show=self._show_log)
-        self._cleanup.enter_context(process.adopting_orphans())
-
-    def _check_installation(self) -> None:
-        found = self._installation
-        if found.embedded and self.host != LOOPBACK and not self._options.expose_embedded:
+        found = self._installation = find_tritonserver(self._runtime)
+        if not found.embedded:
+            refuse_rtx_plans(self.repository, str(found.binary))
+        elif self.host != LOOPBACK and not self.options.expose_embedded:
             raise BadInput(
                 f"the embedded Triton {EMBEDDED_VERSION} lacks security fixes, so it listens on "
                 f"127.0.0.1 only, not on {self.host}; use NVIDIA's container (serve --docker), or "
                 "--expose-embedded if the network is trusted"
             )
-        if not found.embedded and (plans := rtx_plans(self.repository)):
-            raise BadInput(
-                f"{plans[0]} is a TensorRT-RTX plan, which the tensorrt backend of {found.binary} "
-                "does not load; populate with the plans of TensorRT, or serve it with the embedded "
-                "server"
-            )
+        key_file = self.options.admin_key_file
+        self._key = server_arguments.read_key(key_file) if key_file else secrets.token_urlsafe(32)
+        self.ports = server_arguments.free_ports(self.host, self.ports)
+        folder = self.log_directory or self._runtime
+        file = self.options.log_file or folder / f"tritonserver-{self.ports.http}.log"
+        self.log_file = file.resolve()
+        self._log = ServerLog(self.log_file, show=self.show_log)
+        self._cleanup.enter_context(process.adopting_orphans())
 
     def _start(self) -> None:
         with locked(self.repository, shared=True):  # no version becomes live meanwhile
             verify_repository(self.repository)
-            self._link_models()
+            # Triton sees the files of the models alone, through paths without a space.
+            shutil.rmtree(self._view, ignore_errors=True)
+            for name in self.models:
+                link_model(self.repository / name, self._view / name)
+            self._served = {name: live_version(self.repository, name) for name in self._ensembles}
             self._launch()
             with spinner(f"waiting for Triton to load {self.repository.name}"):
                 self._wait_until_ready()
 
-    def _link_models(self) -> None:
-        """Show Triton the files of the models alone, through paths without a space."""
-        shutil.rmtree(self._view, ignore_errors=True)
-        for name in self.models:
-            link_model(self.repository, self._view, name)
-        self._served = {
-            name: live_version(self.repository, name)
-            for name in ensembles(self.repository)
-            if name in self.models
-        }
-
     def _launch(self) -> None:
         shm_prefix = f"{process.new_name()}{secrets.token_hex(4)}_"
         value = server_arguments.placeholder(len(self._key))
-        try:
+        with self._log.opened() as output:
             self._process = process.ServerProcess(
                 self._command(shm_prefix, value),
                 self._installation.environment,
-                self._log.open(),
+                output,
                 regions=shm_prefix,
                 folder=self._runtime,
             )
-        finally:
-            self._log.started()
         self._placeholder = value
 
     def _command(self, shm_prefix: str, key: str) -> list[str]:
@@ -267,12 +249,12 @@ class TritonServer:
             "--exit-on-error=false",
             f"--exit-timeout-secs={process.DRAIN_S}",
             *server_arguments.restrictions(self.host, key),
-            *self._options.monitoring,
+            *self.options.monitoring,
             f"--backend-config=python,shm-region-prefix-name={shm_prefix}",
         ]
 
     def _wait_until_ready(self) -> None:
-        timeout = self._options.timeout
+        timeout = self.options.timeout
         deadline = time.monotonic() + timeout
         while True:
             if (how := self._running.ended()) is not None:
@@ -297,7 +279,7 @@ class TritonServer:
         try:
             server_arguments.replace_in_memory(self.pid, self._placeholder, self._key)
         except ServerFailed as error:
-            if self._options.admin_key_file:
+            if self.options.admin_key_file:
                 raise
             warn(f"a promotion takes a restart of this server: {error}")
             self._key = ""

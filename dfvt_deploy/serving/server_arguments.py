@@ -22,9 +22,6 @@ from ..options import Options, option
 
 LOOPBACK = "127.0.0.1"
 
-#: The service that traces name.
-_SERVICE = "dfvt-deploy"
-
 #: Quantiles of the latest minute beside the sums; Triton's default is sums alone.
 SUMMARIES = ("--metrics-config=summary_latencies=true",)
 
@@ -60,8 +57,6 @@ def free_ports(host: str, ports: Ports) -> Ports:
     chosen: dict[str, int] = {}
     with contextlib.ExitStack() as held:
         for name, port in vars(ports).items():
-            if not 0 <= port <= 65_535:
-                raise BadInput(f"{name} port {port} is outside 0..65535")
             listener = held.enter_context(socket.socket(socket.AF_INET, socket.SOCK_STREAM))
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
@@ -95,7 +90,7 @@ def read_key(path: Path) -> str:
     return key
 
 
-def placeholder(length: int = 43) -> str:
+def placeholder(length: int) -> str:
     """A value that no header can have, of the length of the key that will take its place."""
     return ("\n\n" + secrets.token_urlsafe(length))[:length]
 
@@ -110,23 +105,17 @@ def restrictions(host: str, value: str) -> list[str]:
 
 
 def replace_in_memory(pid: int, old: str, new: str) -> None:
-    """Replace a text in the memory of a process that this one has started. Raises ServerFailed
-    where the text is not there, or the system does not allow it."""
-    before, after = old.encode(), new.encode()
-    assert len(before) == len(after)
-    count = 0
+    """Replace a text in the memory of a process that this one has started by one of its length.
+    Raises ServerFailed where the text is not there, or the system does not allow it."""
+    before, after, count = old.encode(), new.encode(), 0
     try:
         maps = Path(f"/proc/{pid}/maps").read_text().splitlines()
         with Path(f"/proc/{pid}/mem").open("r+b", buffering=0) as memory:
             for start, end in _data_areas(maps):
                 memory.seek(start)
-                content = memory.read(end - start)
-                at = content.find(before)
-                while at >= 0:
-                    memory.seek(start + at)
-                    memory.write(after)
-                    count += 1
-                    at = content.find(before, at + 1)
+                for found in re.finditer(re.escape(before), memory.read(end - start)):
+                    memory.seek(start + found.start())
+                    count += memory.write(after)
     except OSError as error:
         raise ServerFailed(f"the key cannot be given to Triton: {error}") from error
     if not count:
@@ -152,10 +141,7 @@ class MonitoringOptions(Options):
         help="Send traces to an OpenTelemetry collector, such as http://127.0.0.1:4318/v1/traces.",
     )
     trace_every: int = option(
-        100,
-        minimum=1,
-        envvar="DFVT_TRACE_EVERY",
-        help="Trace one request of so many.",
+        100, minimum=1, envvar="DFVT_TRACE_EVERY", help="Trace one request of so many."
     )
 
     def check(self) -> None:
@@ -175,7 +161,7 @@ class MonitoringOptions(Options):
         settings = (
             "mode=opentelemetry",
             f"opentelemetry,url={self.trace_url}",
-            f"opentelemetry,resource=service.name={_SERVICE}",
+            "opentelemetry,resource=service.name=dfvt-deploy",
             "level=TIMESTAMPS",
             f"rate={self.trace_every}",
         )

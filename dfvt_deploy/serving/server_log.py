@@ -5,6 +5,7 @@ import os
 import re
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -13,8 +14,9 @@ _KEPT_BYTES = 16 * 2**20
 
 #: A line that begins a message: severity, date and time, process, place in the source.
 _MESSAGE = re.compile(r"^([IWEF])\d{4} [\d:.]+ \d+ [\w.]+:\d+\] ?(.*)$")
-_FAILED = re.compile(r"failed to load '([^']+)' version \d+: (.*)")
-_POLL_FAILED = re.compile(r"Poll failed for model directory '([^']+)': (.*)")
+_FAILED = re.compile(
+    r"(?:failed to load|Poll failed for model directory) '([^']+)'(?: version \d+)?: (.*)"
+)
 
 
 class ServerLog:
@@ -28,40 +30,35 @@ class ServerLog:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"")
         self._start = 0
-        self._writer = -1
-        self._thread: threading.Thread | None = None
+        self._thread = threading.Thread()
 
-    def open(self) -> int:
-        """A file descriptor for a new process to write to; `started` closes it here."""
+    @contextlib.contextmanager
+    def opened(self) -> Iterator[int]:
+        """A file descriptor for a new process, which is started in the block, to write to."""
         self._start = self.path.stat().st_size
-        if not self.show:
-            self._writer = os.open(self.path, os.O_WRONLY | os.O_APPEND)
-            return self._writer
-        reader, self._writer = os.pipe()
-        source = os.fdopen(reader, "rb")
-        self._thread = threading.Thread(target=self._copy, args=(source,), daemon=True)
-        self._thread.start()
-        return self._writer
-
-    def started(self) -> None:
-        """Close the descriptor of `open`, which the process holds by now."""
-        if self._writer >= 0:
-            os.close(self._writer)
-            self._writer = -1
+        if self.show:
+            reader, writer = os.pipe()
+            source = os.fdopen(reader, "rb")
+            self._thread = threading.Thread(target=self._copy, args=(source,), daemon=True)
+            self._thread.start()
+        else:
+            writer = os.open(self.path, os.O_WRONLY | os.O_APPEND)
+        try:
+            yield writer
+        finally:
+            os.close(writer)
 
     def close(self) -> None:
         """Wait for the last lines of the process, which has ended."""
-        self.started()
-        if self._thread is not None:
+        if self._thread.ident:
             self._thread.join(timeout=5)
 
     def failures(self) -> dict[str, str]:
         """Why models were not loaded, by the model's name, in a line each."""
         found: dict[str, str] = {}
         for severity, text in self._messages():
-            for pattern in (_FAILED, _POLL_FAILED):
-                if severity == "E" and (match := pattern.search(text)):
-                    found.setdefault(Path(match[1]).name, match[2].strip().strip('"'))
+            if severity == "E" and (match := _FAILED.search(text)):
+                found.setdefault(Path(match[1]).name, match[2].strip().strip('"'))
         return found
 
     def about(self, model: str) -> str:

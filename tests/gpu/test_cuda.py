@@ -20,9 +20,8 @@ def stream():
 
 @pytest.fixture
 def buffer(stream):
-    made = DeviceBuffer()
-    yield made
-    made.close()
+    with DeviceBuffer() as made:
+        yield made
 
 
 def test_the_gpu_says_what_it_is():

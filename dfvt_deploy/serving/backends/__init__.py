@@ -20,14 +20,14 @@ from ..served_model import NetworkFiles, ServedModel
 class Backend:
     """One Triton backend.
 
-    files: the files for an exported model, the options, the largest batch, and the engines if they
-        are given. Raises ArtifactError where a file is missing, stale or does not fit.
+    files: the files for an exported model, the options, and the engines if they are given. Raises
+        ArtifactError where a file is missing, stale or does not fit.
     configure: adds what the backend reads in the config of the network.
     packages: packages copied beside the backend's own `model.py` in the embedded server, by the
         name they get there.
     """
 
-    files: Callable[[Artifact, PopulateOptions, int, Sequence[Engine] | None], NetworkFiles]
+    files: Callable[[Artifact, PopulateOptions, Sequence[Engine] | None], NetworkFiles]
     configure: Callable[[Any, ServedModel], None] = lambda _config, _model: None
     packages: Mapping[str, str] = field(default_factory=dict)
 

@@ -11,23 +11,18 @@ from ...manifest import Manifest
 from ...progress import warn
 from ...types import Flavor
 from ..options import PopulateOptions
-from ..served_model import WARMUP_SIZE, NetworkFiles
+from ..served_model import WARMUP_SIZE, NetworkFiles, largest_batch
 from . import Backend
 
 
 def _files(
-    artifact: Artifact,
-    options: PopulateOptions,
-    max_batch_size: int,
-    engines: Sequence[Engine] | None,
+    artifact: Artifact, options: PopulateOptions, engines: Sequence[Engine] | None
 ) -> NetworkFiles:
     engines = engines or engines_of(artifact, options.chosen_precision, options.flavor)
-    copied = {}
-    for engine in engines:
-        _check_profile(artifact.manifest, engine.record, max_batch_size)
-        for path in (engine.path, record_path(engine.path)):
-            copied[path.name] = path
     records = [engine.record for engine in engines]
+    for record in records:
+        _check_profile(artifact.manifest, record, largest_batch(artifact.manifest, options))
+    paths = [path for each in engines for path in (each.path, record_path(each.path))]
     anywhere = [r.plan for r in records if r.flavor is Flavor.RTX or r.flags.hardware_compatible]
     default = anywhere[0] if anywhere else records[0].plan if len(records) == 1 else ""
     own = {r.compute_capability: r.plan for r in records if r.flavor is Flavor.TENSORRT}
@@ -35,6 +30,7 @@ def _files(
     bounds = _size_bounds(artifact.manifest, records)
     sides = zip(WARMUP_SIZE, *bounds, strict=True) if bounds else ()
     warmup = tuple(min(max(side, low), high) for side, low, high in sides)
+    copied = {path.name: path for path in paths}
     return NetworkFiles(copied, default, by_capability, warmup or WARMUP_SIZE)
 
 
