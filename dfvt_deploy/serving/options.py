@@ -21,9 +21,6 @@ MOST_PIXELS = 178_956_970
 _WORKERS = {"minimum": 1, "maximum": 1024}
 _PORT = {"minimum": 0, "maximum": 65535}
 
-#: Fields of `ServeOptions` that are about a server of this machine, not about a container.
-_NOT_FOR_DOCKER = ("ephemeral_ports", "log_file", "timeout", "expose_embedded", "admin_key_file")
-
 
 class PopulateOptions(Options):
     """Which files are served, by which backend, and with which limits."""
@@ -189,7 +186,8 @@ class ServeOptions(MonitoringOptions):
     def check(self) -> None:
         super().check()
         if self.docker:
-            self.refuse("does nothing with --docker; omit one of the two", *_NOT_FOR_DOCKER)
+            here = ("ephemeral_ports", "log_file", "timeout", "expose_embedded", "admin_key_file")
+            self.refuse("does nothing with --docker; omit one of the two", *here)
         if self.ephemeral_ports:
             ports = ("http_port", "grpc_port", "metrics_port")
             self.refuse("does nothing with --ephemeral-ports; omit one of the two", *ports)
