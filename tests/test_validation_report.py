@@ -5,6 +5,7 @@ import html.parser
 import io
 import json
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from playwright.sync_api import sync_playwright
 
 from dfvt_deploy.compare import comparison_of
 from dfvt_deploy.compare.agreement import Agreement, checks
+from dfvt_deploy.errors import MissingDependency
 from dfvt_deploy.evaluate.report import Drawn, Picture, html_report, waterfall
 from dfvt_deploy.evaluate.results import (
     ClassChange,
@@ -22,6 +24,7 @@ from dfvt_deploy.evaluate.results import (
     Unjudged,
     Validation,
 )
+from dfvt_deploy.evaluate.validation import validate
 from dfvt_deploy.types import Precision, Task
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
@@ -226,3 +229,11 @@ def test_a_name_that_is_not_utf_8_is_escaped_in_every_record():
 
 def _unjudged(name: str) -> Unjudged:
     return Unjudged(image=name, stage="decoding", reason=name)
+
+
+def test_a_package_that_average_precision_needs_is_missed_before_any_work(
+    artifact_t, tmp_path, monkeypatch
+):
+    monkeypatch.setitem(sys.modules, "pycocotools.cocoeval", None)
+    with pytest.raises(MissingDependency, match="pycocotools is not installed"):
+        validate(artifact_t.directory, checkpoint="nowhere.pth", dataset="coco", data=tmp_path)

@@ -5,6 +5,7 @@ from contextlib import ExitStack
 
 from ..artifact import open_artifact
 from ..data import SAMPLES
+from ..errors import optional
 from ..files import check_output_folder, locked
 from ..options import from_fields
 from ..progress import spinner
@@ -46,6 +47,8 @@ def validate(options: ValidateOptions) -> Validation:
     served = served_file(artifact, options)
     check_files(artifact, options, served)
     report_template()  # A package that is missing is an error before the work, not after it.
+    if options.dataset == "coco":
+        optional("pycocotools.cocoeval")
     check_output_folder(artifact.directory / RESULTS, "--exports")
     with ExitStack() as stack:
         reference = live = None
