@@ -72,10 +72,6 @@ class _Queue:
         self.waiting: deque[int] = deque()
         self._times = {size: sorted(some) for size, some in sorted(step.milliseconds.items())}
 
-    def take(self) -> list[int]:
-        """The requests of the next batch: all that wait, up to the largest batch."""
-        return [self.waiting.popleft() for _ in range(min(len(self.waiting), max(self._times)))]
-
     def seconds(self, batch: int, share: float) -> float:
         """The time that so large a share of the batches does not exceed."""
         if batch in self._times:
@@ -110,7 +106,8 @@ def simulate(figures: Figures, arrivals: npt.NDArray[np.float64], seed: int = 0)
         queue = queues[place]
         device = devices[queue.step.device]
         while queue.waiting and queue.free:
-            requests = queue.take()
+            size = min(len(queue.waiting), max(queue.step.milliseconds))
+            requests = [queue.waiting.popleft() for _ in range(size)]
             ends = device.clock + queue.seconds(len(requests), shares[place][requests[0]])
             heapq.heappush(device.running, (ends, next(numbers), place, requests))
             device.demand += queue.step.busy

@@ -110,8 +110,7 @@ def _spent(url: str, name: str) -> dict[str, tuple[int, int]]:
 
 
 def _shown(answers: Answers) -> dict[str, Any]:
-    """Rows of a label, a colour and a value from 0 to 1, each with its box and mask; the rows of a
-    class map come with its picture."""
+    """Rows of label, colour and value (0 to 1), with box and mask, or beside the class map."""
     labels = text(answers["labels"])
     if "class_map" in answers:
         class_map = decode_class_map(answers["class_map"].item())

@@ -1,5 +1,4 @@
-"""A TensorRT or TensorRT-RTX plan, loaded and run, with the few CUDA calls that this takes, through
-NVIDIA's cuda-bindings."""
+"""A TensorRT or TensorRT-RTX plan, loaded and run by a few calls of NVIDIA's cuda-bindings."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
@@ -239,8 +238,7 @@ class Stream(AbstractContextManager["Stream"]):
 
 
 class DeviceBuffer(AbstractContextManager["DeviceBuffer"]):
-    """Memory on the current GPU that grows to the largest size that was asked for, freed at the end
-    of the `with` block."""
+    """Memory on the current GPU that grows to what is asked for, until the `with` block ends."""
 
     address = capacity = 0
 

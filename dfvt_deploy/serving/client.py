@@ -114,8 +114,7 @@ def _predict_one(runner: TritonRunner, image: str | Path) -> Prediction:
 
 def image_paths(patterns: Sequence[str]) -> list[Path]:
     """The image files that paths, folders (with their subfolders) and patterns with `*`, `?` or `[`
-    name. A path that exists is never taken for a pattern. Raises BadInput where a folder holds no
-    image, or nothing fits a pattern."""
+    name; what exists is no pattern. Raises BadInput where a folder or a pattern gives no image."""
     found: list[Path] = []
     for text in patterns:
         path = Path(text)

@@ -80,8 +80,7 @@ def docker_command(
 
 def run(command: list[str]) -> None:
     """Run the container in the foreground where a Docker engine answers, else only say so. A signal
-    that ends this process ends the container first. Raises ServerFailed where the container ended
-    with another status than 0."""
+    that ends this process ends the container first. Raises ServerFailed where that failed."""
     if (
         not shutil.which("docker")
         or subprocess.run(["docker", "info"], capture_output=True).returncode

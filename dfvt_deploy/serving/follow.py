@@ -53,9 +53,8 @@ class Change:
     steer: Steer
 
     def carry_out(self, process: ServerProcess) -> None:
-        """Let the server answer with the new version. Raises HalfChanged where the server must be
-        started again, ServerFailed where the new version does not load; the server goes on with the
-        old one."""
+        """Let the server answer with the new version. Raises HalfChanged where it must be started
+        again, ServerFailed where that version does not load, and the old one goes on."""
         others = process.watched - process.steps(self._folders(self.old))
         try:
             self._load_beside()
@@ -65,7 +64,9 @@ class Change:
             raise ServerFailed(str(error)) from error
         time.sleep(_SETTLED_S)
         try:
-            self._take_places()
+            for model in (*self._beside, self.name):
+                link_model(self.repository / model, self.view / model)
+            self.steer(self.name, "load")  # with its steps under their own names, each once
         except (ServerFailed, OSError) as error:
             raise HalfChanged(str(error)) from error
         time.sleep(_SETTLED_S)
@@ -95,12 +96,6 @@ class Change:
             path.unlink()
             path.write_text(to_text(config), encoding="utf-8")
             self.steer(name, "load")
-
-    def _take_places(self) -> None:
-        """Load the new steps under their own names, and let the ensemble use these again."""
-        for model in (*self._beside, self.name):
-            link_model(self.repository / model, self.view / model)
-        self.steer(self.name, "load")  # with its steps, each once
 
     def _unload_beside(self) -> None:
         """Unload the steps that were loaded beside the old ones, as far as they were."""

@@ -61,8 +61,7 @@ def read_history(repository: Path, name: str) -> tuple[Change, ...]:
 
 def been_live(changes: tuple[Change, ...], live: int) -> list[int]:
     """The versions that rollback walks back through, the live one last. A rollback takes the last
-    one away, every other change adds its version; a last change that is not `live` now did not
-    happen."""
+    away, other changes add their version; a last change that is not `live` did not happen."""
     stack: list[int] = []
     for action, version in [*((c.action, c.version) for c in changes), ("found", live)]:
         if action in ("rollback", "found") and len(stack) > 1 and stack[-2] == version:

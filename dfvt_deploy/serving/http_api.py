@@ -51,8 +51,7 @@ def request(
 
 
 def read_document(url: str, endpoint: str) -> Any:
-    """The JSON document that a GET of `/v2/<endpoint>` answers. Raises as `request`, and where the
-    answer is no JSON."""
+    """The JSON document that `/v2/<endpoint>` answers. Raises as `request`, and for no JSON."""
     try:
         return parse_json(request(url, endpoint))
     except BadInput as error:

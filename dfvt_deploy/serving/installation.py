@@ -36,8 +36,7 @@ class Installation:
 
 def find_tritonserver(runtime: Path) -> Installation:
     """The tritonserver on PATH, else the embedded one with its backends laid out in `runtime`.
-    Raises MissingDependency where there is none, StageFailed where the embedded one cannot run with
-    this Python."""
+    Raises MissingDependency without one, StageFailed where this Python cannot run the embedded."""
     if binary := shutil.which("tritonserver"):
         return Installation(Path(binary), embedded=False)
     root = embedded_root()
@@ -97,22 +96,17 @@ def _environment(root: Path) -> dict[str, str]:
     libraries = [str(root.parent.parent / "nvidia_pytriton.libs"), str(libpython_directory())]
     if existing := os.environ.get("LD_LIBRARY_PATH"):
         libraries.append(existing)
+    usual = [p for p in sys.path if Path(p).name in ("site-packages", "dist-packages")]
+    needed = [str(path.parent) for path in map(_package, _NEEDED_PACKAGES) if path]
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     return {
         "LD_LIBRARY_PATH": os.pathsep.join(libraries),
         "PATH": path,
         "PYTHONHOME": sys.base_prefix,
-        "PYTHONPATH": os.pathsep.join(_package_folders()),
+        "PYTHONPATH": os.pathsep.join(dict.fromkeys([*usual, *needed])),
         "PYTHONDONTWRITEBYTECODE": "1",
         "PYTHONUNBUFFERED": "1",
     }
-
-
-def _package_folders() -> list[str]:
-    """The folders of installed packages: the usual ones, and where the needed ones are."""
-    usual = [p for p in sys.path if Path(p).name in ("site-packages", "dist-packages")]
-    found = [str(path.parent) for path in map(_package, _NEEDED_PACKAGES) if path]
-    return list(dict.fromkeys([*usual, *found]))
 
 
 def libpython_directory() -> Path:

@@ -58,8 +58,7 @@ class VersionRecord(Record):
 
 @contextmanager
 def changing(repository: Path) -> Iterator[None]:
-    """Hold the lock of a repository, which is made where there is none, while it is changed. Raises
-    StageFailed where it cannot be written."""
+    """Make a repository and hold its lock while it changes; StageFailed where that fails."""
     try:
         repository.mkdir(parents=True, exist_ok=True)
         with locked(repository):

@@ -64,8 +64,11 @@ class ServerProcess:
         self._regions = regions
         self.watched: set[int] = set()
         self._unwatched: set[int] = set()
+        # The kernel ends the server if this process is killed before its guardian runs; its signal
+        # follows the thread that starts the server, so only from the main thread.
+        dying_too = [*_watcher("end_with_parent"), str(os.getpid())] if _in_main_thread() else []
         self._popen = subprocess.Popen(
-            [*_ending_with_this_process(), *command],
+            [*dying_too, *command],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -203,12 +206,8 @@ def _watcher(name: str) -> tuple[str, ...]:
     return (sys.executable, "-I", "-S", str(Path(__file__).with_name("watchers.py")), name)
 
 
-def _ending_with_this_process() -> tuple[str, ...]:
-    """In front of a command: the kernel ends it if this process is killed before its guardian runs.
-    Only from the main thread: the kernel's signal follows the thread that started the server."""
-    if threading.current_thread() is not threading.main_thread():
-        return ()
-    return (*_watcher("end_with_parent"), str(os.getpid()))
+def _in_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
 
 
 def new_name() -> str:
@@ -276,10 +275,9 @@ def stopped_by_sigterm() -> Iterator[None]:
 def _signals_held(*, acted_on: bool = True) -> Iterator[None]:
     """Act on a signal when the block ends, as it would be lost before a restart; or never."""
     held: list[int] = []
-    ending = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    is_main = threading.current_thread() is threading.main_thread()
+    ending = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if _in_main_thread() else ()
     try:
-        with _handled_by(lambda number, _: held.append(number), *(ending if is_main else ())):
+        with _handled_by(lambda number, _: held.append(number), *ending):
             yield
     finally:
         if held and acted_on:

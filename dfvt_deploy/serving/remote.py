@@ -54,9 +54,8 @@ class Target:
 
 
 def target_of(url: str) -> Target:
-    """The target that a URL or a path names. Raises BadInput where the kind of URL is unknown, or
-    the path is a file, MissingDependency where fsspec, or its package for this kind of URL, is not
-    installed."""
+    """The target that a URL or a path names. Raises BadInput for an unknown kind of URL or a file,
+    MissingDependency where fsspec, or its package for this kind of URL, is not installed."""
     if "://" not in url:
         if Path(url).exists() and not Path(url).is_dir():
             raise BadInput(f"--to {url} is a file; give a folder")

@@ -20,9 +20,8 @@ _FAILED = re.compile(
 
 
 class ServerLog:
-    """The log file of a server, whose process may be started several times. The file is emptied,
-    and its folder is made. With `show` the log also goes to standard error, and the file keeps the
-    latest part only."""
+    """The log file of a server, whose process may be started several times; emptied, and its folder
+    made. With `show` the log also goes to standard error, and the file keeps the latest part."""
 
     def __init__(self, path: Path, *, show: bool = False) -> None:
         self.path = path

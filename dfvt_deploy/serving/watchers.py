@@ -34,9 +34,8 @@ def guard(group: str, *patterns: str) -> None:
 
 
 def end_with_parent(parent: str, *command: str) -> None:
-    """Become a command that the kernel kills when its parent is killed, unless the parent has ended
-    already. Setting this in a fork of the parent (`preexec_fn`) would not do: gRPC's threads abort
-    in the fork of a busy client."""
+    """Become a command that the kernel kills with its parent, unless the parent has ended already.
+    In a fork of the parent (`preexec_fn`) gRPC's threads would abort where the client is busy."""
     ctypes.CDLL(None).prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGKILL)
     if os.getppid() == int(parent):
         os.execv(command[0], command)
