@@ -1,12 +1,13 @@
 """One plan of an exported model: the shapes it takes, and the record of what it holds."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeAlias
 
 from ..artifact import file_record, open_artifact, update_manifest
 from ..errors import BadInput, StageFailed
-from ..files import sha256_of, staging_directory
+from ..files import staging_directory
 from ..manifest import Manifest
 from ..options import Size
 from ..progress import spinner
@@ -22,35 +23,38 @@ from .record import BuildFlags, EngineRecord, ShapeProfile, record_path
 #: Most images at once, and height and width of a dense model's canvas.
 MAX_BATCH, MAX_SIDE = 4096, 16384
 
-T = TypeVar("T")
-
 #: The smallest, the usual and the largest value. An engine is fastest at the usual one.
-Range = tuple[T, T, T]
+Range: TypeAlias = tuple[int, int, int]
 
 
 def profile_of(manifest: Manifest, options: BuildOptions) -> dict[str, ShapeProfile]:
     """The shapes of each input of a model, by the input's name. Raises BadInput where a number is
     out of range, or a canvas is given for a model of one size."""
-    batches = _batches(options, manifest.task.entry("tasks", "ENGINE_BATCHES"))
-    asked = (options.min_size, options.opt_size, options.max_size)
+    batches = (options.min_batch, options.opt_batch, options.max_batch)
+    usual = manifest.task.entry("tasks", "ENGINE_BATCHES")
+    ranges = {"batch": _range("batches", batches, usual, 1, MAX_BATCH)}
+    sizes = (options.min_size, options.opt_size, options.max_size)
     defaults = default_sizes(manifest)
-    if defaults is None and asked != (None, None, None):
+    if defaults is None and any(sizes):
         raise BadInput(f"{manifest.name} has a fixed size; leave --min/--opt/--max-size out")
-    sizes = _sizes(asked, defaults) if defaults else None
+    for height, width in filter(None, sizes):
+        if height % SIZE_MULTIPLE or width % SIZE_MULTIPLE:
+            raise BadInput(f"size {height}x{width} is not of multiples of {SIZE_MULTIPLE}")
+    for axis, name in enumerate(("height", "width") if defaults else ()):
+        asked = [size and size[axis] for size in sizes]
+        usual = [size[axis] for size in defaults or ()]
+        ranges[name] = _range(f"{name}s", asked, usual, SIZE_MULTIPLE, MAX_SIDE)
     profile = {}
     for spec in manifest.inputs:
-        dims = []
-        for which in range(3):
-            known = {"batch": batches[which]}
-            if sizes is not None:
-                known["height"], known["width"] = sizes[which]
-            dims.append(tuple(known[d] if isinstance(d, str) else d for d in spec.shape))
-        profile[spec.name] = ShapeProfile(min=dims[0], opt=dims[1], max=dims[2])
+        dims = (ranges[dim] if isinstance(dim, str) else (dim, dim, dim) for dim in spec.shape)
+        least, middle, most = zip(*dims, strict=True)
+        profile[spec.name] = ShapeProfile(min=least, opt=middle, max=most)
     return profile
 
 
-def default_sizes(manifest: Manifest) -> Range[Size] | None:
-    """Canvases of an engine by default, the largest for any image; None for a model of one size."""
+def default_sizes(manifest: Manifest) -> tuple[Size, Size, Size] | None:
+    """The smallest, the usual and the largest canvas of an engine by default, the largest for any
+    image; None for a model of one size."""
     if not any("height" in spec.shape for spec in manifest.inputs):
         return None
     largest = next_multiple(manifest.task.entry("tasks", "LONG_SIDE"))
@@ -58,43 +62,20 @@ def default_sizes(manifest: Manifest) -> Range[Size] | None:
     return (SIZE_MULTIPLE, SIZE_MULTIPLE), usual, (largest, largest)
 
 
-def _batches(options: BuildOptions, defaults: Range[int]) -> Range[int]:
-    given = (options.opt_batch or 0, options.min_batch or 0)
-    largest = options.max_batch or max(defaults[2], *given)
-    least = options.min_batch or min(defaults[0], largest)
-    usual = options.opt_batch or min(max(defaults[1], least), largest)
-    if not 1 <= least <= usual <= largest <= MAX_BATCH:
+def _range(
+    what: str, asked: Sequence[int | None], defaults: Sequence[int], low: int, high: int
+) -> Range:
+    """The numbers that were asked for; the others are the defaults, or as near as these allow."""
+    given = [number for number in asked if number is not None]
+    largest = max([defaults[2], *given]) if asked[2] is None else asked[2]
+    least = min([defaults[0], *given]) if asked[0] is None else asked[0]
+    usual = min(max(defaults[1], least), largest) if asked[1] is None else asked[1]
+    if not low <= least <= usual <= largest <= high:
         raise BadInput(
-            f"batches {least}, {usual}, {largest} (least, usual, largest) must not fall and be "
-            f"within 1..{MAX_BATCH}"
+            f"{what} {least}, {usual}, {largest} (least, usual, largest) must not fall and be "
+            f"within {low}..{high}"
         )
     return least, usual, largest
-
-
-def _sizes(asked: Range[Size | None], defaults: Range[Size]) -> Range[Size]:
-    given = [size for size in asked if size is not None]
-    largest = asked[2] or _most(defaults[2], *given)
-    least = asked[0] or _least(defaults[0], *given)
-    usual = asked[1] or _most(_least(defaults[1], largest), least)
-    for height, width in (least, usual, largest):
-        if height % SIZE_MULTIPLE or width % SIZE_MULTIPLE:
-            raise BadInput(f"size {height}x{width} is not of multiples of {SIZE_MULTIPLE}")
-    for low, middle, high in zip(least, usual, largest, strict=True):
-        if not SIZE_MULTIPLE <= low <= middle <= high <= MAX_SIDE:
-            sizes = ", ".join(f"{height}x{width}" for height, width in (least, usual, largest))
-            raise BadInput(
-                f"sizes {sizes} (least, usual, largest) must not fall and be within "
-                f"{SIZE_MULTIPLE}..{MAX_SIDE}"
-            )
-    return least, usual, largest
-
-
-def _least(*sizes: Size) -> Size:
-    return min(height for height, _ in sizes), min(width for _, width in sizes)
-
-
-def _most(*sizes: Size) -> Size:
-    return max(height for height, _ in sizes), max(width for _, width in sizes)
 
 
 def build_engine(model: Path, precision: Precision, options: BuildOptions) -> Engine:
@@ -110,6 +91,7 @@ def build_engine(model: Path, precision: Precision, options: BuildOptions) -> En
     profile = profile_of(artifact.manifest, options)
     machine = machine_for(options)
     onnx = artifact.onnx_path(precision, Int8Target.TENSORRT)
+    source, command = artifact.manifest.files[onnx.name], options.command_line()
     with spinner(f"{artifact.manifest.name}: building in {precision}"):
         plan = plan_from_onnx(onnx, profile, options, machine)
     gpu = machine.gpu
@@ -124,10 +106,12 @@ def build_engine(model: Path, precision: Precision, options: BuildOptions) -> En
                 f"{options.flavor.product} {machine.version} built a plan that says "
                 f"{header.flavor.product} {header.version}; please report it"
             )
+        more = {"source_sha256": source.sha256, "flavor": options.flavor}
+        listed = file_record(path, precision, command, **more)
         record = EngineRecord(
             plan=name,
-            size=len(plan.content),
-            sha256=sha256_of(path),
+            size=listed.size,
+            sha256=listed.sha256,
             flavor=options.flavor,
             version=machine.version,
             precision=precision,
@@ -137,21 +121,19 @@ def build_engine(model: Path, precision: Precision, options: BuildOptions) -> En
             flags=_flags(options),
             profile=profile,
             source=onnx.name,
-            source_sha256=artifact.manifest.files[onnx.name].sha256,
+            source_sha256=source.sha256,
             target=options.target,
             network_layers=plan.network_layers,
             inspected_layers=plan.inspected_layers,
             seconds=round(plan.seconds, 2),
             created=now(),
-            command=options.command_line(),
+            command=command,
         )
         record_path(path).write_text(record.as_text(), encoding="utf-8")
-        more = {"source_sha256": record.source_sha256, "flavor": options.flavor}
-        listed = file_record(path, precision, record.command, **more)
 
         def with_plan(old: Manifest) -> Manifest:
-            source = old.files.get(onnx.name)
-            if source is None or source.sha256 != record.source_sha256:
+            found = old.files.get(onnx.name)
+            if found is None or found.sha256 != source.sha256:
                 raise StageFailed(f"{onnx.name} changed while {name} was built; build it again")
             return old.model_copy(update={"files": {**old.files, name: listed}})
 

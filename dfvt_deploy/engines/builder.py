@@ -15,8 +15,8 @@ from ..errors import ArtifactError, StageFailed, optional
 from ..files import staged
 from ..gpu.plan import error_log
 from ..progress import steps_bar
-from ..types import Flavor, Precision
-from .layers import inspected_layers, network_layers, require_precision
+from ..types import Precision
+from .layers import layers_of_report, network_layers, require_precision
 from .machine import Machine, bindings
 from .options import BuildOptions
 from .record import ComputeLayers, ShapeProfile
@@ -77,9 +77,7 @@ def plan_from_onnx(
     remedy = remake_remedy(onnx)
     require_precision(onnx.name, counted, precision, remedy)
 
-    config = builder.create_builder_config()
-    _configure(config, options)
-    config.add_optimization_profile(_profile(options.flavor, builder, network, onnx, profile))
+    config = _configured(builder, network, onnx, profile, options)
     cache_file = machine.timing_cache(options.timing_cache_directory)
     cache = _timing_cache(config, cache_file) if cache_file else None
     started = time.perf_counter()
@@ -93,15 +91,16 @@ def plan_from_onnx(
     if memory is None:
         reason = log.errors[-1] if log.errors else "it gave no reason"
         raise StageFailed(f"{product} could not build {onnx}: {reason}")
-    if cache_file is not None and cache is not None:
+    if cache_file and cache is not None:
         with staged(cache_file) as temporary:
             temporary.write_bytes(memoryview(cache.serialize()))
     content = bytes(memoryview(memory))
+    engine = trt.Runtime(log).deserialize_cuda_engine(content) if machine.inspects else None
     inspected = None
-    if machine.inspecting_gpu is not None:
-        engine = trt.Runtime(log).deserialize_cuda_engine(content)
-        if engine is not None:
-            inspected = inspected_layers(engine, trt.LayerInformationFormat.JSON)
+    if engine is not None:
+        inspector = engine.create_engine_inspector()
+        report = inspector.get_engine_information(trt.LayerInformationFormat.JSON)
+        inspected = layers_of_report(report)
     if inspected is not None:
         require_precision(f"the engine of {onnx.name}", inspected, precision, remedy)
     return BuiltPlan(content, counted, inspected, seconds)
@@ -119,11 +118,19 @@ def _parser_errors(parser: "tensorrt.OnnxParser") -> str:
     return ". ".join(lines or [_REMEDY])
 
 
-def _configure(config: "tensorrt.IBuilderConfig", options: BuildOptions) -> None:
+def _configured(
+    builder: "tensorrt.Builder",
+    network: "tensorrt.INetworkDefinition",
+    onnx: Path,
+    shapes_of: Mapping[str, ShapeProfile],
+    options: BuildOptions,
+) -> "tensorrt.IBuilderConfig":
+    """The settings of one build, for the shapes of each input, by name."""
     if TYPE_CHECKING:
         import tensorrt as trt
     else:
         trt = bindings(options.flavor)
+    config = builder.create_builder_config()
     for wanted, flag in (
         (options.tf32, trt.BuilderFlag.TF32),
         (options.version_compatible, trt.BuilderFlag.VERSION_COMPATIBLE),
@@ -139,28 +146,6 @@ def _configure(config: "tensorrt.IBuilderConfig", options: BuildOptions) -> None
         config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.AMPERE_PLUS
     if options.compute_capability:
         _set_targets(config, trt, options.compute_capability)
-
-
-def _set_targets(config: Any, trt: Any, targets: Sequence[str]) -> None:
-    """Calls that TensorRT-RTX alone has, so TensorRT's type stubs do not know them."""
-    config.num_compute_capabilities = len(targets)
-    for index, target in enumerate(targets):
-        name = f"SM{target.replace('.', '')}"
-        if not config.set_compute_capability(trt.ComputeCapability.__members__[name], index):
-            raise StageFailed(f"TensorRT-RTX refused the compute capability {target}")
-
-
-def _profile(
-    flavor: Flavor,
-    builder: "tensorrt.Builder",
-    network: "tensorrt.INetworkDefinition",
-    onnx: Path,
-    shapes_of: Mapping[str, ShapeProfile],
-) -> "tensorrt.IOptimizationProfile":
-    if TYPE_CHECKING:
-        import tensorrt as trt
-    else:
-        trt = bindings(flavor)
     inputs = {network.get_input(index).name for index in range(network.num_inputs)}
     if inputs != shapes_of.keys():
         raise ArtifactError(
@@ -171,7 +156,17 @@ def _profile(
     for name, shapes in shapes_of.items():
         least, usual, largest = (trt.Dims([*d]) for d in (shapes.min, shapes.opt, shapes.max))
         profile.set_shape(name, least, usual, largest)
-    return profile
+    config.add_optimization_profile(profile)
+    return config
+
+
+def _set_targets(config: Any, trt: Any, targets: Sequence[str]) -> None:
+    """Calls that TensorRT-RTX alone has, so TensorRT's type stubs do not know them."""
+    config.num_compute_capabilities = len(targets)
+    for index, target in enumerate(targets):
+        name = f"SM{target.replace('.', '')}"
+        if not config.set_compute_capability(trt.ComputeCapability.__members__[name], index):
+            raise StageFailed(f"TensorRT-RTX refused the compute capability {target}")
 
 
 def _timing_cache(config: "tensorrt.IBuilderConfig", file: Path) -> "tensorrt.ITimingCache | None":

@@ -89,11 +89,8 @@ def engine_file_name(
 ) -> str:
     """`model.<precision>.sm<CC>.plan`, or `model.<precision>.rtx.plan`. The compute capability,
     such as "9.0", is that of the GPU on which a TensorRT engine is built."""
-    if flavor is Flavor.RTX:
-        return f"model.{precision}.rtx.plan"
-    if compute_capability is None:
-        raise ValueError("a TensorRT engine is built for one compute capability")
-    return f"model.{precision}.sm{compute_capability.replace('.', '')}.plan"
+    of_gpu = f"sm{(compute_capability or '').replace('.', '')}"
+    return f"model.{precision}.{'rtx' if flavor is Flavor.RTX else of_gpu}.plan"
 
 
 def open_engine(

@@ -6,7 +6,7 @@ They prove that an engine computes in the precision that was asked for.
 import json
 from collections import Counter, defaultdict
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..errors import StageFailed
 from ..types import Precision
@@ -35,11 +35,12 @@ LEAST_SHARE = {Precision.FP32: 1.0, Precision.FP16: 0.5, Precision.INT8: 0.25}
 
 def network_layers(network: "tensorrt.INetworkDefinition") -> ComputeLayers:
     """Count the layers of a parsed, strongly typed network, whose types TensorRT must keep to."""
-    producers = {}
     layers = [network.get_layer(index) for index in range(network.num_layers)]
-    for layer in layers:
-        for index in range(layer.num_outputs):
-            producers[layer.get_output(index).name] = layer
+    producers = {
+        layer.get_output(index).name: layer
+        for layer in layers
+        for index in range(layer.num_outputs)
+    }
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     for layer in layers:
         if (kind := _COMPUTE.get(layer.type.name)) is None:
@@ -89,14 +90,9 @@ _FORMATS = {
 _TYPE_KEYS = ("DataType", "Format/Datatype", "Format")
 
 
-def inspected_layers(engine: "tensorrt.ICudaEngine", form: Any) -> ComputeLayers | None:
-    """Count the layers of a built engine, which takes a GPU, from its report in JSON."""
-    inspector = engine.create_engine_inspector()
-    return layers_of_report(inspector.get_engine_information(form))
-
-
 def layers_of_report(report: str) -> ComputeLayers | None:
-    """Count the layers of the inspector's report, by the format of their first input, if told."""
+    """Count the layers of an engine from its inspector's report in JSON, by the format of their
+    first input, if told."""
     try:
         layers = json.loads(report)["Layers"]
     except (ValueError, KeyError, TypeError):

@@ -112,11 +112,10 @@ class Machine:
     targets: tuple[str, ...] = ()
 
     @property
-    def inspecting_gpu(self) -> Gpu | None:
-        """The GPU, if a TensorRT-RTX engine for `targets`, or any TensorRT engine, runs on it."""
-        if self.gpu is None or not self.targets or self.gpu.compute_capability in self.targets:
-            return self.gpu
-        return None
+    def inspects(self) -> bool:
+        """Whether the engine runs here, so that its layers can be counted."""
+        gpu, targets = self.gpu, self.targets
+        return gpu is not None and (not targets or gpu.compute_capability in targets)
 
     def timing_cache(self, directory: Path | None) -> Path | None:
         """The file of TensorRT's measurements on this GPU; TensorRT-RTX measures nothing."""
