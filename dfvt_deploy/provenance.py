@@ -17,10 +17,10 @@ def tool_versions(*tools: str) -> dict[str, str]:
 
 @contextmanager
 def timed(what: str, seconds: dict[str, float]) -> Iterator[None]:
-    """Record the duration of a block in seconds under the key `what`."""
+    """Record the duration of a block in seconds, to the hundredth, under the key `what`."""
     start = time.perf_counter()
     yield
-    seconds[what] = time.perf_counter() - start
+    seconds[what] = round(time.perf_counter() - start, 2)
 
 
 def now() -> str:

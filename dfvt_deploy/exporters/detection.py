@@ -26,7 +26,7 @@ RECIPE = ExportRecipe(
     images=_photographs,
     checked=((1, 64, 96), (2, 160, 128), (1, 224, 320)),
     dynamic_outputs=lambda _: {name: {0: "batch"} for name in PaddedDetections._fields},
-    preprocessing=lambda options: dense_preprocessing(LONG_SIDE, SHORT_SIDE, options),
+    preprocessing=dense_preprocessing(LONG_SIDE, SHORT_SIDE),
     loops=True,
     refused={"logits": "is for segmentation; detection gives boxes, scores and masks"},
 )

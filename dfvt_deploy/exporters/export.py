@@ -82,7 +82,7 @@ def export(options: ExportOptions) -> Artifact:
             nms=getattr(model, "nms", None),
             inputs=tensor_specs(simplified.graph.input),
             outputs=tensor_specs(simplified.graph.output),
-            preprocessing=recipe.preprocessing(options),
+            preprocessing=recipe.preprocessing_record(options),
             labels=labels,
             graph=GraphRecord(
                 opset=options.opset,
@@ -99,8 +99,7 @@ def export(options: ExportOptions) -> Artifact:
         for check in checked:
             if not check.passed:
                 raise StageFailed(f"{check}; {directory / file.name} was not written")
-        rounded = {step: round(value, 2) for step, value in seconds.items()}
-        manifest = manifest.model_copy(update={"checks": checked, "seconds": rounded})
+        manifest = manifest.model_copy(update={"checks": checked, "seconds": seconds})
         return write_artifact(directory, manifest, {file.name: file})
 
 

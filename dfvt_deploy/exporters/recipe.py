@@ -22,10 +22,16 @@ from ..runners import Tensors
 from ..tasks.dense import SIZE_MULTIPLE
 from ..tasks.images import MEAN, STD, normalise
 from ..types import InputKind, Task
-from .options import DEFAULT_OPSET, MAX_OPSET, MIN_OPSET, ExportOptions
+from .options import DEFAULT_OPSET, MIN_OPSET, ExportOptions
 
-#: Symbolic dimensions of each output: axis to name.
+#: Symbolic dimensions of inputs or outputs by their name: axis to name.
 DynamicAxes = Mapping[str, Mapping[int, str]]
+
+#: Opsets of torch's older exporter, which is used for these.
+_TORCHSCRIPT_OPSETS = range(MIN_OPSET, 21)
+
+#: Largest symbolic side in its multiples; torch.export needs a bound.
+_MAX_STEPS = 2048
 
 #: Canvas at which a graph with a dynamic size is traced.
 _TRACED = (128, 192)
@@ -51,18 +57,18 @@ class ExportRecipe:
     checked: batch size, height and width of the inputs on which an export of dynamic size must
         agree with PyTorch.
     dynamic_outputs: the symbolic dimensions of the outputs.
-    preprocessing: makes the record of the preprocessing for the manifest.
+    preprocessing: the fields of the manifest's `Preprocessing` that are the task's own.
     size: the only height and width that the network takes, or None where they are dynamic. A model
         with dynamic sizes also takes `image_sizes`.
     images: makes example images, uint8 RGB (N, H, W, 3), from a batch size, a height and a width.
-    loops: whether the graph has loops; see `ExportableGraph`.
+    loops: whether the graph has loops, which TorchScript compiles and dynamo would unroll.
     refused: options that the task does not have, each with the reason of `Options.refuse`.
     """
 
     task: Task
     checked: tuple[tuple[int, int, int], ...]
     dynamic_outputs: Callable[[ExportOptions], DynamicAxes]
-    preprocessing: Callable[[ExportOptions], Preprocessing]
+    preprocessing: Mapping[str, Any]
     size: Size | None = None
     images: Callable[[int, int, int], NDArray[np.uint8]] = random_images
     loops: bool = False
@@ -70,7 +76,10 @@ class ExportRecipe:
 
     def refuse(self, options: ExportOptions) -> None:
         """Raise BadInput for an option that the task does not have, or a value it cannot take."""
-        check_opset(options.opset, self.loops)
+        opsets = _TORCHSCRIPT_OPSETS
+        if self.loops and options.opset not in opsets:
+            limits = f"outside {opsets[0]}..{opsets[-1]} for this model"
+            raise BadInput(f"opset {options.opset} is {limits}")
         for name, reason in self.refused.items():
             options.refuse(reason, name)
         if options.static and any(s < SIZE_MULTIPLE or s % SIZE_MULTIPLE for s in options.static):
@@ -95,7 +104,16 @@ class ExportRecipe:
             inputs={name: torch.from_numpy(value) for name, value in feed.items()},
             dynamic={name: images if name == "images" else sizes for name in feed},
             dynamic_outputs=self.dynamic_outputs(options),
-            loops=self.loops,
+        )
+
+    def preprocessing_record(self, options: ExportOptions) -> Preprocessing:
+        """How `tasks` prepares an image for the exported graph, for the manifest."""
+        return Preprocessing(
+            **self.preprocessing,
+            canvas=options.static,
+            mean=MEAN,
+            std=STD,
+            normalised_in_graph=options.input_kind is InputKind.UINT8,
         )
 
     def checked_feeds(self, options: ExportOptions) -> list[Tensors]:
@@ -118,17 +136,13 @@ def recipe_of(task: Task) -> ExportRecipe:
     return task.entry("exporters", "RECIPE")
 
 
-def dense_preprocessing(long_side: int, short_side: int, options: ExportOptions) -> Preprocessing:
-    """Make the record of a dense task's preprocessing (`tasks.dense.resize_and_pad`)."""
-    return Preprocessing(
-        resize=f"into {long_side}x{short_side}, in proportion",
-        interpolation="OpenCV INTER_LINEAR",
-        padding=f"right and bottom to a multiple of {SIZE_MULTIPLE}",
-        canvas=options.static,
-        mean=MEAN,
-        std=STD,
-        normalised_in_graph=options.input_kind is InputKind.UINT8,
-    )
+def dense_preprocessing(long_side: int, short_side: int) -> dict[str, str]:
+    """What a dense task's recipe says of its preprocessing (`tasks.dense.resize_and_pad`)."""
+    return {
+        "resize": f"into {long_side}x{short_side}, in proportion",
+        "interpolation": "OpenCV INTER_LINEAR",
+        "padding": f"right and bottom to a multiple of {SIZE_MULTIPLE}",
+    }
 
 
 def as_input(images: NDArray[np.uint8], kind: InputKind) -> NDArray[Any]:
@@ -136,31 +150,21 @@ def as_input(images: NDArray[np.uint8], kind: InputKind) -> NDArray[Any]:
     return images if kind is InputKind.UINT8 else normalise(images)
 
 
-#: Opsets of torch's older exporter, which is used for these.
-_TORCHSCRIPT_OPSETS = range(MIN_OPSET, 21)
-
-#: Largest symbolic side in its multiples; torch.export needs a bound.
-_MAX_STEPS = 2048
-
-
 @dataclass(frozen=True)
 class ExportableGraph:
     """A module with example inputs by name, of a batch larger than 1, since torch.export fixes a
     batch of 1. Symbolic dimensions of inputs and outputs are named by axis; `height` and `width`
-    are multiples of 32. TorchScript compiles `loops`, which dynamo would unroll."""
+    are multiples of 32."""
 
     module: nn.Module
     inputs: Mapping[str, Tensor]
-    dynamic: Mapping[str, Mapping[int, str]]
-    dynamic_outputs: Mapping[str, Mapping[int, str]]
-    loops: bool = False
+    dynamic: DynamicAxes
+    dynamic_outputs: DynamicAxes
 
 
 def onnx_from_graph(graph: ExportableGraph, opset: int = DEFAULT_OPSET) -> onnx.ModelProto:
     """Export a module with torch.onnx, unsimplified, by the exporter that the opset needs
-    (docs/design.md says why). Raises BadInput where the graph cannot be written in the opset,
-    StageFailed where torch cannot export it."""
-    check_opset(opset, graph.loops)
+    (docs/design.md says why). Raises StageFailed where torch cannot export it in that opset."""
     dynamo = opset not in _TORCHSCRIPT_OPSETS
     try:
         with quiet(), torch.no_grad():
@@ -173,13 +177,6 @@ def onnx_from_graph(graph: ExportableGraph, opset: int = DEFAULT_OPSET) -> onnx.
             f"the exporter wrote opset {found} where {opset} was asked for; use --opset {found}"
         )
     return model
-
-
-def check_opset(opset: int, loops: bool) -> None:
-    """Raise BadInput for an opset in which a graph, with loops or without, cannot be written."""
-    opsets = _TORCHSCRIPT_OPSETS if loops else range(MIN_OPSET, MAX_OPSET + 1)
-    if opset not in opsets:
-        raise BadInput(f"opset {opset} is outside {opsets[0]}..{opsets[-1]} for this model")
 
 
 def _with_dynamo(graph: ExportableGraph, opset: int) -> onnx.ModelProto:

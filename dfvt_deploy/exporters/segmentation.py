@@ -18,6 +18,6 @@ RECIPE = ExportRecipe(
     task=Task.SEGMENTATION,
     checked=((1, 64, 64), (2, 96, 224), (1, 256, 128)),
     dynamic_outputs=_dynamic_outputs,
-    preprocessing=lambda options: dense_preprocessing(LONG_SIDE, SHORT_SIDE, options),
+    preprocessing=dense_preprocessing(LONG_SIDE, SHORT_SIDE),
     refused={"nms": "is for detection; omit it"},
 )
