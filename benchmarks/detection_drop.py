@@ -28,7 +28,7 @@ from dfvt_deploy.evaluate.judge import decide
 from dfvt_deploy.evaluate.metrics import metric_of
 from dfvt_deploy.pipeline import Pipeline
 from dfvt_deploy.precision.calibration import calibration_images
-from dfvt_deploy.precision.conversions import Fp16Conversion
+from dfvt_deploy.precision.fp16_conversion import Fp16Conversion
 from dfvt_deploy.runners import Runner, Tensors
 from dfvt_deploy.runners.onnx_runtime import OnnxRuntimeRunner
 from dfvt_deploy.runners.openvino import OpenVINORunner

@@ -17,7 +17,7 @@ from dfvt_deploy.artifact import open_artifact
 from dfvt_deploy.compare import comparison_of
 from dfvt_deploy.compare.detection import MIN_SCORE, match_detections
 from dfvt_deploy.precision.calibration import calibration_images
-from dfvt_deploy.precision.conversions import Fp16Conversion
+from dfvt_deploy.precision.fp16_conversion import Fp16Conversion
 from dfvt_deploy.runners.onnx_runtime import OnnxRuntimeRunner
 from dfvt_deploy.types import Precision, Task
 

@@ -18,11 +18,10 @@ from dfvt_deploy.compare.agreement import checks
 from dfvt_deploy.cores import int8_saturates
 from dfvt_deploy.errors import ArtifactError, BadInput, MissingDependency, StageFailed
 from dfvt_deploy.precision.calibration import calibration_images, value_ranges
-from dfvt_deploy.precision.conversions import Fp16Conversion
 from dfvt_deploy.precision.convert import convert
-from dfvt_deploy.precision.fp16 import cut_loops, emulate_fp16, join_loops
+from dfvt_deploy.precision.fp16 import cut_loops, emulate_fp16
+from dfvt_deploy.precision.fp16_conversion import Fp16Conversion
 from dfvt_deploy.precision.graph_tensors import graph_tensors
-from dfvt_deploy.precision.kept_nodes import converted_nodes, kept_by_fp16
 from dfvt_deploy.runners.onnx_runtime import OnnxRuntimeRunner
 from dfvt_deploy.runners.openvino import OpenVINORunner
 from dfvt_deploy.serving.repository import populate
@@ -164,10 +163,10 @@ def test_dense_models_to_fp16(task, tmp_path, request):
 
 def test_loops_survive_being_cut_out(detection_artifact_t):
     model = onnx.load(detection_artifact_t.onnx_path())
-    cut, loops = cut_loops(model)
+    cut, _, join = cut_loops(model)
     onnx.checker.check_model(cut, full_check=True)
     assert "Loop" not in {node.op_type for node in cut.graph.node}
-    join_loops(cut, loops, model.graph.initializer)
+    join(cut)
     onnx.checker.check_model(cut, full_check=True)
     images = calibration_images(detection_artifact_t.manifest, None, images=1, max_side=96)
     (feed,) = images
@@ -257,15 +256,16 @@ def test_large_values_stay_in_fp32_by_themselves(planted):
     assert made.record.reasons["values beyond 512"] == {"ReduceMean": 1, "Gemm": 1}
 
 
-def test_keep_fp32_takes_nodes_and_operators(artifact_t):
-    graph = graph_tensors(onnx.load(artifact_t.onnx_path()))
-    kept = kept_by_fp16(graph, asked=["/model/head/Gemm", "Softmax"])
+def test_keep_fp32_takes_nodes_and_operators(artifact_t, tmp_path):
+    work = Fp16Conversion(onnx.load(artifact_t.onnx_path()), tmp_path, np.inf)
+    kept = work.kept(["/model/head/Gemm", "Softmax"])
     assert "/model/head/Gemm" in kept
-    converted = set(converted_nodes(graph, kept))
-    assert {n.op_type for n in graph.nodes if n.name in converted} >= {"Gemm", "Conv"}
-    assert not any(n.op_type == "Softmax" and n.name in converted for n in graph.nodes)
+    converted = set(work.converted(kept))
+    nodes = work.graph.nodes
+    assert {n.op_type for n in nodes if n.name in converted} >= {"Gemm", "Conv"}
+    assert not any(n.op_type == "Softmax" and n.name in converted for n in nodes)
     with pytest.raises(BadInput, match="did you mean Softmax"):
-        kept_by_fp16(graph, asked=["Softmaxx"])
+        work.kept(["Softmaxx"])
 
 
 def test_a_limit_that_does_not_hold_leaves_the_previous_file(fp16_t, tmp_path):

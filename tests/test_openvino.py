@@ -17,8 +17,8 @@ from dfvt_deploy.errors import ArtifactError, BadInput, MissingDependency, Stage
 from dfvt_deploy.exporters.recipe import random_images
 from dfvt_deploy.models.rpn import STRIDES
 from dfvt_deploy.openvino_models import CompiledModels
-from dfvt_deploy.precision.conversions import Int8Conversion
 from dfvt_deploy.precision.graph_tensors import load_exported
+from dfvt_deploy.precision.int8 import Int8Conversion
 from dfvt_deploy.precision.openvino_int8 import OpenVINOInt8Conversion
 from dfvt_deploy.precision.options import ConvertOptions
 from dfvt_deploy.runners import InferenceFailed, network_file

@@ -1,7 +1,6 @@
 """Real images as a network's inputs: what a conversion is calibrated on and compared with."""
 
 import copy
-import hashlib
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -13,6 +12,7 @@ from PIL import Image
 
 from ..data import SAMPLES
 from ..errors import BadInput
+from ..files import digest_of, sha256_of
 from ..image_files import SUFFIXES, find_images, spread
 from ..manifest import Manifest
 from ..pipeline import Pipeline
@@ -35,9 +35,6 @@ _PARTS = (
     (0.0, 0.4, 0.6, 1.0),
     (0.4, 0.4, 1.0, 1.0),
 )
-
-#: Inputs of a graph by name.
-Feed = Tensors
 
 
 @dataclass(frozen=True)
@@ -67,7 +64,7 @@ class CalibrationImages:
     def __len__(self) -> int:
         return len(self.views)
 
-    def __iter__(self) -> Iterator[Feed]:
+    def __iter__(self) -> Iterator[Tensors]:
         """Feeds of one image each; BadInput for an image that the model cannot take."""
         for view in self.views:
             try:
@@ -85,11 +82,8 @@ class CalibrationImages:
     def digest(self) -> str:
         """SHA-256 of the images' bytes, their parts and the kind of input made of them."""
         manifest = self.pipeline.manifest
-        total = hashlib.sha256(f"{manifest.task} {manifest.input_kind}".encode())
-        for view in self.views:
-            total.update(hashlib.sha256(view.file.read_bytes()).digest())
-            total.update(repr(view.part).encode())
-        return total.hexdigest()
+        views = [(sha256_of(view.file), view.part) for view in self.views]
+        return digest_of([manifest.task, manifest.input_kind, views])
 
     def _canvas(self, image: Image.Image) -> tuple[int, int] | None:
         """Height and width that an image is padded to; None for a model of one size."""
@@ -127,27 +121,24 @@ def is_dense(manifest: Manifest) -> bool:
     return any(spec.name == "image_sizes" for spec in manifest.inputs)
 
 
-_HIGHEST, _LOWEST, _SUM = "/highest", "/lowest", "/sum"
-_PROBES = {"ReduceMax": _HIGHEST, "ReduceMin": _LOWEST, "ReduceL1": _SUM}
+#: The numbers that are taken of a tensor. A maximum may pass over a NaN, a sum does not.
+_PROBES = ("ReduceMax", "ReduceMin", "ReduceL1")
 
 
-def value_ranges(model: ModelProto, feeds: Iterable[Feed]) -> dict[str, float]:
+def value_ranges(model: ModelProto, feeds: Iterable[Tensors]) -> dict[str, float]:
     """The largest absolute value of every floating-point tensor over the feeds, by name, inputs and
     weights left out. It is infinite for a tensor that had a value that is not finite. Raises
     StageFailed where onnxruntime cannot run the graph."""
     graph = graph_tensors(model)
-    names = graph.float_results()
-    probed = _probed(model, graph, names)
-    largest = dict.fromkeys(names, 0.0)
+    largest = dict.fromkeys(graph.float_results(), 0.0)
+    probed = _probed(model, graph, largest)
     with OnnxRuntimeRunner(probed.SerializeToString(), spare=True) as runner:
         for feed in feeds:
             found = runner.infer(feed)
-            for name in names:
-                # A maximum may pass over a NaN, a sum does not.
-                finite = np.isfinite(found[name + _SUM])
-                ends = found[name + _HIGHEST], found[name + _LOWEST]
-                value = float(np.abs(ends).max()) if finite else math.inf
-                largest[name] = max(largest[name], value)
+            for name, before in largest.items():
+                *ends, total = (found[f"{name}/{probe}"] for probe in _PROBES)
+                value = float(np.abs(ends).max()) if np.isfinite(total) else math.inf
+                largest[name] = max(before, value)
     return largest
 
 
@@ -162,8 +153,9 @@ def _probed(model: ModelProto, graph: GraphTensors, names: Iterable[str]) -> Mod
             source = f"{name}/float"
             cast = helper.make_node("Cast", [name], [source], to=TensorProto.FLOAT)
             probed.graph.node.append(cast)
-        for operator, end in _PROBES.items():
-            probed.graph.node.append(helper.make_node(operator, [source], [name + end], keepdims=0))
-            value = helper.make_tensor_value_info(name + end, TensorProto.FLOAT, [])
+        for probe in _PROBES:
+            result = f"{name}/{probe}"
+            probed.graph.node.append(helper.make_node(probe, [source], [result], keepdims=0))
+            value = helper.make_tensor_value_info(result, TensorProto.FLOAT, [])
             probed.graph.output.append(value)
     return probed

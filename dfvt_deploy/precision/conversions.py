@@ -1,21 +1,22 @@
-"""The two conversions, FP16 and INT8, behind one interface that `convert` and the search use."""
+"""What the conversions to FP16 and to INT8 have in common; `convert` and the search use it."""
 
-import math
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar, TypeAlias
 
-from onnx import ModelProto
+from onnx import ModelProto, NodeProto
 
-from ..errors import StageFailed
-from ..types import Int8Target, RangeMethod
-from .calibration import CalibrationImages, Feed, value_ranges
-from .fp16 import OperatorCounts, emulate_fp16, fp16_from_fp32, operator_counts, rounded_tensor
+from ..errors import BadInput, StageFailed
+from ..text_files import near
+from .calibration import CalibrationImages
+from .fp16 import OperatorCounts, operator_counts
 from .graph_tensors import graph_tensors
-from .int8 import activation_ranges, int8_from_fp32, int8_operator_counts, kept_by_int8
-from .kept_nodes import FP16_MAX, KeptNodes, converted_nodes, kept_by_fp16
+
+#: Why a node stays in FP32, by the node's name. Only nodes with floating-point values are in it.
+KeptNodes: TypeAlias = Mapping[str, str]
 
 
 @dataclass(eq=False)
@@ -32,15 +33,46 @@ class Conversion(ABC):
 
     @abstractmethod
     def calibrate(self, images: CalibrationImages) -> None:
-        """Measure ranges on images. Only `least_kept` may be called before."""
+        """Measure ranges on images. Of the other methods only `kept` may be called before."""
 
     @abstractmethod
-    def kept(self, asked: Collection[str], searched: Collection[str]) -> KeptNodes:
-        """All nodes that stay in FP32. `asked` and `searched` are names of nodes or operators."""
+    def reason(self, node: NodeProto, kept: KeptNodes, least: bool) -> str | None:
+        """Why a node stays in FP32, given the kept nodes before it in the graph's order, or None.
+        With `least`, nothing that was measured is a reason."""
 
-    def least_kept(self, asked: Collection[str]) -> KeptNodes:
-        """The nodes that stay in FP32 in any case; a search begins with them."""
-        return self.kept(asked, ())
+    def kept(
+        self, asked: Collection[str], searched: Collection[str] = (), *, least: bool = False
+    ) -> dict[str, str]:
+        """The nodes that stay in FP32: those that `asked` and `searched` name by node or operator,
+        and those with a `reason`. Raises BadInput where a name that is asked for is not in the
+        graph."""
+        known = {name for node in self.graph.nodes for name in (node.name, node.op_type)}
+        for name in sorted(set(asked) - known):
+            problem = "is neither a node nor an operator of the graph"
+            raise BadInput(f"--keep-fp32 {name!r} {problem}{near(name, known)}")
+        kept: dict[str, str] = {}
+        for node in filter(self.graph.computes, self.graph.nodes):
+            if node.name in asked or node.op_type in asked:
+                kept[node.name] = "asked for with --keep-fp32"
+            elif node.name in searched or node.op_type in searched:
+                kept[node.name] = "found by a search"
+            elif reason := self.reason(node, kept, least):
+                kept[node.name] = reason
+        return kept
+
+    def converted(self, kept: KeptNodes) -> list[str]:
+        """Names of the nodes that compute in the lower precision, in the graph's order."""
+        computing = filter(self.graph.computes, self.graph.nodes)
+        return [node.name for node in computing if node.name not in kept]
+
+    def reasons(self, kept: KeptNodes) -> dict[str, dict[str, int]]:
+        """Numbers of kept nodes by reason, then by operator, the most frequent first."""
+        counted: dict[str, Counter[str]] = {}
+        for node in self.graph.nodes:
+            if node.name in kept and node.op_type != "Constant":  # Constants become initializers
+                counted.setdefault(kept[node.name], Counter())[node.op_type] += 1
+        ordered = sorted(counted.items(), key=lambda item: -item[1].total())
+        return {reason: dict(row.most_common()) for reason, row in ordered}
 
     def overflow(self, kept: KeptNodes) -> StageFailed | None:
         """The error about the first node whose measured values the precision does not hold."""
@@ -50,102 +82,10 @@ class Conversion(ABC):
         """A graph that computes in onnxruntime what the file will compute on its target."""
         return self.result(kept)
 
-    def overflow_inside(
-        self, trial: ModelProto, kept: KeptNodes, feeds: Iterable[Feed]
-    ) -> StageFailed | None:
-        """The error about the first node of a trial whose values are finite in FP32 alone."""
-        return None
-
     @abstractmethod
     def result(self, kept: KeptNodes) -> ModelProto:
-        """The graph of the file."""
+        """The graph of the file. Raises StageFailed where it cannot be made."""
 
-    @abstractmethod
     def count(self, result: ModelProto, kept: KeptNodes) -> OperatorCounts:
         """The numbers of the file's nodes by operator and precision."""
-
-
-@dataclass(eq=False)
-class Fp16Conversion(Conversion):
-    """FP16 with AutoCast; nodes that touch a value beyond `data_max` stay in FP32."""
-
-    data_max: float
-    _ranges: dict[str, float] = field(default_factory=dict, init=False)
-
-    def calibrate(self, images: CalibrationImages) -> None:
-        self._ranges = value_ranges(self.model, images)
-
-    def kept(self, asked: Collection[str], searched: Collection[str]) -> KeptNodes:
-        return kept_by_fp16(
-            self.graph, asked, searched, ranges=self._ranges, data_max=self.data_max
-        )
-
-    def least_kept(self, asked: Collection[str]) -> KeptNodes:
-        return kept_by_fp16(self.graph, asked)
-
-    def trial(self, kept: KeptNodes) -> ModelProto:
-        return emulate_fp16(self.model, converted_nodes(self.graph, kept), self.graph)
-
-    def overflow(self, kept: KeptNodes) -> StageFailed | None:
-        fp16_nodes = set(converted_nodes(self.graph, kept))
-        for node in self.graph.nodes:
-            for name in (*node.input, *node.output) if node.name in fp16_nodes else ():
-                value = self._ranges.get(name, 0)
-                if FP16_MAX < value < math.inf:
-                    producer = self.graph.producers[name].name
-                    verb = "gives" if producer == node.name else f"takes from {producer}"
-                    return _overflow(f"{node.name} ({node.op_type}) {verb} {value:.4g}")
-        return None
-
-    def overflow_inside(
-        self, trial: ModelProto, kept: KeptNodes, feeds: Iterable[Feed]
-    ) -> StageFailed | None:
-        found = value_ranges(trial, feeds)
-        fp16_nodes = set(converted_nodes(self.graph, kept))
-        for node in self.graph.nodes:
-            if node.name not in fp16_nodes:
-                continue
-            inputs = {name: rounded_tensor(name) for name in node.input}
-            for name, rounded in (inputs | {name: name for name in node.output}).items():
-                expected = self._ranges.get(name, math.inf)
-                if math.isfinite(expected) and not math.isfinite(found.get(rounded, 0)):
-                    producer = self.graph.producers[name]
-                    return _overflow(f"{producer.name} ({producer.op_type}) gives infinity or NaN")
-        return None
-
-    def result(self, kept: KeptNodes) -> ModelProto:
-        return fp16_from_fp32(self.model, kept, self.scratch)
-
-    def count(self, result: ModelProto, kept: KeptNodes) -> OperatorCounts:
-        return operator_counts(result)
-
-
-@dataclass(eq=False)
-class Int8Conversion(Conversion):
-    """INT8 for what `target` runs, with ranges by `method`; it saturates and never overflows.
-    `seven`: weights of 7 bits."""
-
-    method: RangeMethod
-    target: Int8Target
-    seven: bool
-    _ranges: Any = field(default=None, init=False)
-
-    def calibrate(self, images: CalibrationImages) -> None:
-        self._ranges = activation_ranges(self.model, images, self.method, self.scratch)
-
-    def kept(self, asked: Collection[str], searched: Collection[str]) -> KeptNodes:
-        return kept_by_int8(self.graph, asked, searched)
-
-    def result(self, kept: KeptNodes) -> ModelProto:
-        quantised = converted_nodes(self.graph, kept)
-        return int8_from_fp32(self.model, self._ranges, quantised, self.target, self.seven)
-
-    def count(self, result: ModelProto, kept: KeptNodes) -> OperatorCounts:
-        return int8_operator_counts(result, set(converted_nodes(self.graph, kept)))
-
-
-def _overflow(what: str) -> StageFailed:
-    return StageFailed(
-        f"in FP16 node {what}, the largest number is {FP16_MAX:.0f}; keep that node and those that "
-        "take its result with --keep-fp32, find them with --search nodes, or lower --data-max"
-    )
+        return operator_counts(result, set(self.converted(kept)))

@@ -1,6 +1,6 @@
 """`convert`: an exported model to a file of lower precision, compared with the FP32 one."""
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -9,26 +9,32 @@ import onnx
 
 from ..artifact import Artifact, file_record, open_artifact, update_manifest
 from ..compare import Comparison, comparison_of
-from ..compare.agreement import checks, room
+from ..compare.agreement import Limit, checks, room
+from ..engines.layers import LEAST_SHARE
 from ..errors import StageFailed
 from ..files import staging_directory
-from ..manifest import Calibration, ConversionRecord, Manifest
+from ..manifest import Calibration, Check, ConversionRecord, Manifest
 from ..names import onnx_file
 from ..pipeline import Pipeline
 from ..progress import spinner, warn
 from ..provenance import now, timed, tool_versions
+from ..runners import open_network
 from ..runners.onnx_runtime import OnnxRuntimeRunner
 from ..types import Int8Target, Precision
 from .calibration import CalibrationImages, calibration_images, is_dense
-from .checks import compare_with_fp32, require_layers
-from .conversions import Conversion, Fp16Conversion, Int8Conversion
-from .graph_tensors import load_exported
-from .kept_nodes import KeptNodes, reasons
+from .conversions import Conversion, KeptNodes
+from .fp16 import OperatorCounts
+from .fp16_conversion import Fp16Conversion
+from .graph_tensors import LAYERS, load_exported
+from .int8 import Int8Conversion
 from .openvino_int8 import OpenVINOInt8Conversion
 from .options import ConvertOptions
-from .search import SearchGoal, Trials, candidates, score_of, units_to_keep
+from .search import SearchGoal, search
 
 _TOOLS = ("dfvt-deploy", "nvidia-modelopt", "nncf", "onnx", "numpy")
+
+#: Images on which every tensor inside a good FP16 network is examined.
+_EXAMINED = 2
 
 
 @dataclass(frozen=True)
@@ -83,20 +89,20 @@ def convert_with(
     options = replace(options.resolved(), models=(directory.name,), exports=directory.parent)
     artifact = open_artifact(directory, Precision.FP32)
     manifest, precision = artifact.manifest, options.precision
+    name, file = manifest.name, onnx_file(precision, options.target)
     seconds: dict[str, float] = {}
     images = _images(manifest, options)
     with staging_directory(directory) as staging:
         conversion = _conversion(artifact, options, staging)
-        conversion.least_kept(options.keep_fp32)  # refuses unknown names before the work
+        conversion.kept(options.keep_fp32)  # refuses unknown names before the work
         with (
             timed("reference", seconds),
-            spinner(f"{manifest.name}: running FP32"),
+            spinner(f"{name}: running FP32"),
             OnnxRuntimeRunner(artifact.onnx_path()) as reference,
         ):
             comparison = Comparison(manifest.task, images.compared(), reference)
         limits = comparison_of(manifest.task).breakage_limits(precision, options.min_agreement)
-        text = f"{manifest.name}: calibrating on {len(images)} images"
-        with timed("calibrate", seconds), spinner(text):
+        with timed("calibrate", seconds), spinner(f"{name}: calibrating on {len(images)} images"):
             conversion.calibrate(images)
         found = manifest.keep_fp32.get(precision, ())
         if options.search is not None:
@@ -105,68 +111,68 @@ def convert_with(
                 limit=0.0,
                 score=lambda runner: room(checks(comparison.agreement(runner), limits)),
             )
+            key = {
+                "source": manifest.files[artifact.onnx_path().name].sha256,
+                "images": images.digest(),
+                "settings": [file, options.method, options.weight_bits, options.max_side],
+            }
+            trials = directory / file.replace("model", "search").replace(".onnx", ".json")
             with timed("search", seconds):
-                found = _search(artifact, options, conversion, goal, images)
+                found = search(conversion, goal, options.search, options.keep_fp32, trials, key)
         kept = conversion.kept(options.keep_fp32, found)
         if error := conversion.overflow(kept):
             raise error
-        with timed("convert", seconds), spinner(f"{manifest.name}: converting to {precision}"):
+        with timed("convert", seconds), spinner(f"{name}: converting to {precision}"):
             result = conversion.result(kept)
         counts = conversion.count(result, kept)
-        require_layers(manifest.name, counts, precision)
-        path = staging / onnx_file(precision, options.target)
+        _require_layers(name, counts, precision)
+        path = staging / file
         onnx.save_model(result, path)
-        with timed("check", seconds), spinner(f"{manifest.name}: comparing with FP32"):
-            checked = compare_with_fp32(conversion, kept, path, comparison, limits, precision)
+        with timed("check", seconds), spinner(f"{name}: comparing with FP32"):
+            checked = _compared_with_fp32(conversion, kept, path, comparison, limits, precision)
+        used = Calibration(source=images.source, images=len(images), method=options.range_method)
         record = ConversionRecord(
             created=now(),
             command=options.command_line(),
             versions=tool_versions(*_TOOLS),
-            calibration=Calibration(
-                source=images.source,
-                images=len(images),
-                method=options.range_method,
-            ),
+            calibration=used,
             target=options.target if precision is Precision.INT8 else None,
             weight_bits=options.weight_bits,
             kept_fp32=tuple(sorted({*options.keep_fp32, *found})),
             operators=counts,
-            reasons=reasons(conversion.graph, kept),
+            reasons=conversion.reasons(kept),
             checks=checked,
-            seconds={key: round(value, 2) for key, value in seconds.items()},
+            seconds=seconds,
         )
-        return _written(artifact, options, path, record, kept, {precision: found} if found else {})
+        return _written(artifact, precision, path, record, kept, found)
 
 
 def _written(
     artifact: Artifact,
-    options: ConvertOptions,
+    precision: Precision,
     path: Path,
     record: ConversionRecord,
     kept: KeptNodes,
-    searched: Mapping[Precision, tuple[str, ...]],
+    found: tuple[str, ...],
 ) -> Converted:
-    """Put the new file in the model's folder and its record in the manifest, in one step."""
-    source = artifact.manifest.files[artifact.onnx_path().name]
-    listed = file_record(path, options.precision, record.command, source_sha256=source.sha256)
+    """Put the new file in the model's folder, and its record and what a search found in the
+    manifest, in one step."""
+    directory, model = artifact.directory, artifact.onnx_path()
+    source = artifact.manifest.files[model.name]
+    listed = file_record(path, precision, record.command, source_sha256=source.sha256)
 
     def with_file(old: Manifest) -> Manifest:
-        if old.files[artifact.onnx_path().name] != source:
-            raise StageFailed(
-                f"{artifact.onnx_path()} changed while it was converted; convert it again"
-            )
-        return old.model_copy(
-            update={
-                "files": {**old.files, path.name: listed},
-                "conversions": {**old.conversions, path.name: record},
-                "keep_fp32": {**old.keep_fp32, **searched},
-            }
-        )
+        if old.files[model.name] != source:
+            raise StageFailed(f"{model} changed while it was converted; convert it again")
+        changed = {
+            "files": {**old.files, path.name: listed},
+            "conversions": {**old.conversions, path.name: record},
+            "keep_fp32": {**old.keep_fp32, **({precision: found} if found else {})},
+        }
+        return old.model_copy(update=changed)
 
-    manifest = update_manifest(artifact.directory, with_file, {path.name: path})
-    return Converted(
-        Artifact(artifact.directory, manifest), artifact.directory / path.name, record, kept
-    )
+    manifest = update_manifest(directory, with_file, {path.name: path})
+    return Converted(Artifact(directory, manifest), directory / path.name, record, kept)
 
 
 def _conversion(artifact: Artifact, options: ConvertOptions, scratch: Path) -> Conversion:
@@ -197,35 +203,54 @@ def _images(manifest: Manifest, options: ConvertOptions) -> CalibrationImages:
     return images
 
 
-def _search(
-    artifact: Artifact,
-    options: ConvertOptions,
+def _require_layers(name: str, counts: OperatorCounts, precision: Precision) -> None:
+    """Raise StageFailed where no layer has the precision; warn where `build-trt` wants more."""
+    rows = [row for operator, row in counts.items() if operator in LAYERS]
+    total = sum(sum(row.values()) for row in rows)
+    found = sum(row.get(precision, 0) for row in rows)
+    if not found:
+        raise StageFailed(
+            f"none of the {total} layers of {name} would compute in {precision}: that is the "
+            "float32 model under another name, so it was not written. Keep less with --keep-fp32, "
+            "search with other limits, or raise --data-max"
+        )
+    if found < LEAST_SHARE[precision] * total:
+        warn(
+            f"{name}: {found} of {total} layers compute in {precision}, "
+            f"build-trt wants {LEAST_SHARE[precision]:.0%}"
+        )
+
+
+def _compared_with_fp32(
     conversion: Conversion,
-    goal: SearchGoal,
-    images: CalibrationImages,
-) -> tuple[str, ...]:
-    """Names of nodes, or operators, that a search found. A killed search is gone on with."""
-    assert options.search is not None
-    names = candidates(conversion, options.search, options.keep_fp32)
-    key = {
-        "source": artifact.manifest.files[artifact.onnx_path().name].sha256,
-        "images": images.digest(),
-        "settings": [
-            *(options.precision, options.method, options.target),
-            *(options.weight_bits, options.max_side),
-        ],
-        "asked": sorted(options.keep_fp32),
-        "goal": [goal.name, goal.limit],
-        "candidates": names,
-    }
-    file = onnx_file(options.precision, options.target)
-    suffix = file.removeprefix("model.").removesuffix(".onnx")
-    trials = Trials(artifact.directory / f"search.{suffix}.json", key)
-    found = units_to_keep(
-        names,
-        lambda kept: score_of(conversion, goal, options.keep_fp32, kept),
-        goal.limit,
-        trials,
-    )
-    trials.done()
-    return found
+    kept: KeptNodes,
+    file: Path,
+    comparison: Comparison,
+    limits: Sequence[Limit],
+    precision: Precision,
+) -> tuple[Check, ...]:
+    """Run the file in the runtime of its conversion beside FP32, and FP16 also with every tensor
+    rounded; the checks that were made, which all passed. Raises StageFailed where a limit does not
+    hold, or a value is not finite."""
+    done: tuple[Check, ...] = ()
+    if isinstance(conversion, Fp16Conversion):
+        trial = conversion.trial(kept)
+        with OnnxRuntimeRunner(trial.SerializeToString()) as runner:
+            agreement = comparison.agreement(runner)
+        done = checks(agreement, limits, "FP16, each tensor rounded, against FP32")
+        # Values that are not finite inside need not show in the outputs: some images are examined
+        # in any case, and all where a limit does not hold.
+        good = all(check.passed for check in done)
+        examined = comparison.feeds[: _EXAMINED if good else None]
+        if error := conversion.overflow_inside(trial, kept, examined):
+            raise error
+    with open_network(file, conversion.runtime, precision) as runner:
+        agreement = comparison.agreement(runner)
+    done += checks(agreement, limits, f"{precision} file in {conversion.runtime} against FP32")
+    for check in done:
+        if not check.passed:
+            raise StageFailed(
+                f"{check}; the file was not written. Keep more with --keep-fp32, look for what "
+                "with --search nodes, or give another --min-agreement"
+            )
+    return done

@@ -9,24 +9,15 @@ renames or casts the tensor, changes the holder's input, and the loop then takes
 import copy
 import math
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
-from onnx import (
-    GraphProto,
-    ModelProto,
-    NodeProto,
-    TensorProto,
-    ValueInfoProto,
-    helper,
-    numpy_helper,
-)
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from ..errors import MissingDependency, StageFailed
+from ..errors import StageFailed, optional
 from ..onnx_model import MAX_IR_VERSION, strip
 from ..quiet import quiet
 from .graph_tensors import GraphTensors, graph_tensors, own_names, sort_nodes, subgraphs, taken
@@ -39,7 +30,6 @@ _FLOAT_NAMES: Mapping[int, str] = {
     TensorProto.FLOAT16: "fp16",
     TensorProto.DOUBLE: "fp64",
 }
-_OTHER = "other"
 
 
 def fp16_from_fp32(model: ModelProto, kept: Collection[str], scratch: Path) -> ModelProto:
@@ -48,9 +38,10 @@ def fp16_from_fp32(model: ModelProto, kept: Collection[str], scratch: Path) -> M
     ranges here: the nodes that it would keep for their ranges are in `kept` already, found without
     holding the tensors of all images. Raises MissingDependency where ModelOpt, or a package it
     needs, is not installed, StageFailed where AutoCast or the ONNX checker refuses the graph."""
-    autocast = _autocast()
-    source, cut = cut_loops(model)
-    kept = {*kept, *cut.holders.values()}
+    with quiet():
+        autocast = optional("modelopt.onnx.autocast").convert_to_mixed_precision
+    source, holders, join_loops = cut_loops(model)
+    kept = {*kept, *holders}
     # One pattern for all, as AutoCast matches each node with each of its patterns.
     pattern = f"(?:{'|'.join(map(re.escape, sorted(kept)))})$"
     initializers_from_constants(source.graph)
@@ -71,7 +62,7 @@ def fp16_from_fp32(model: ModelProto, kept: Collection[str], scratch: Path) -> M
             raise StageFailed(
                 f"AutoCast could not convert the graph: {error}. {' '.join(last)}"
             ) from error
-    join_loops(converted, cut, model.graph.initializer)
+    join_loops(converted)
     try:
         return finished(converted)
     except Exception as error:  # onnx raises its own and built-in ones
@@ -99,85 +90,57 @@ def initializers_from_constants(graph: GraphProto) -> None:
     _keep(graph.node, lambda node: node.output[0] not in values)
 
 
-def operator_counts(model: ModelProto) -> OperatorCounts:
-    """Count the nodes of the top level, the most frequent operator first. A node's precision is
-    that of its outputs, or of its inputs where no output is floating-point, or `other` without
-    either."""
+def operator_counts(model: ModelProto, quantised: Collection[str] = ()) -> OperatorCounts:
+    """Count the nodes of the top level, the most frequent operator first. The precision of the
+    nodes named in `quantised` is `int8`; that of others is that of their outputs, or of their
+    inputs where no output is floating-point, or `other` without either."""
     graph = graph_tensors(model)
     counts: OperatorCounts = {}
     for node in graph.nodes:
         names = [*node.output, *taken(node)]
         found = [_FLOAT_NAMES[graph.types[n]] for n in names if graph.is_float(n)]
-        precision = found[0] if found and node.op_type != "Shape" else _OTHER
+        precision = found[0] if found and node.op_type != "Shape" else "other"
         row = counts.setdefault(node.op_type, {})
-        row[precision] = row.get(precision, 0) + 1
+        name = "int8" if node.name in quantised else precision
+        row[name] = row.get(name, 0) + 1
     return dict(sorted(counts.items(), key=lambda item: -sum(item[1].values())))
 
 
-def _autocast() -> Any:
-    try:
-        with quiet():
-            from modelopt.onnx.autocast import convert_to_mixed_precision
-    except ImportError as error:
-        raise MissingDependency(
-            f"{error.name or 'nvidia-modelopt'} (for FP16)", "convert"
-        ) from None
-    return convert_to_mixed_precision
-
-
-@dataclass(frozen=True)
-class CutLoops:
-    """Loops that were taken out.
-
-    results: names of the graph's inputs that stand for the loops' results.
-    holders: by the name of a tensor that a loop takes, the name of its holder and of the holder's
-        result.
-    """
-
-    loops: Sequence[NodeProto]
-    results: frozenset[str]
-    holders: dict[str, str]
-
-
-def cut_loops(model: ModelProto) -> tuple[ModelProto, CutLoops]:
-    """A copy of the model without the nodes that have subgraphs, and those nodes."""
+def cut_loops(model: ModelProto) -> tuple[ModelProto, list[str], Callable[[ModelProto], None]]:
+    """A copy of the model without the nodes that have subgraphs, the names of the holders in it,
+    and a function that puts those nodes back into what a tool made of the copy."""
     graph = graph_tensors(model)
     loops = [node for node in graph.nodes if next(subgraphs(node), None) is not None]
+    results = {value.name: value for node in loops for value in _results(node, graph)}
+    wanted = {name for node in loops for name in taken(node)}
+    holders = {name: f"{name}/held" for name in sorted(wanted - set(graph.weights))}
     cut = copy.deepcopy(model)
     _keep(cut.graph.node, lambda node: next(subgraphs(node), None) is None)
-    results = [value for node in loops for value in _results(node, graph)]
-    cut.graph.input.extend(results)
-    given = {value.name for value in results}
-    _keep(cut.graph.value_info, lambda value: value.name not in given)
-    wanted = {name for node in loops for name in taken(node)} - set(graph.weights)
-    holders = {name: f"{name}/held" for name in sorted(wanted)}
+    cut.graph.input.extend(results.values())
+    _keep(cut.graph.value_info, lambda value: value.name not in results)
     for name, holder in holders.items():
         cut.graph.node.append(helper.make_node("Shape", [name], [holder], name=holder))
         shape = helper.make_tensor_value_info(holder, TensorProto.INT64, [f"{name}/rank"])
         cut.graph.output.append(shape)
-    return cut, CutLoops(loops, frozenset(given), holders)
 
+    def join(made: ModelProto) -> None:
+        held = {node.name: node for node in made.graph.node if node.name in holders.values()}
+        names = {name: held[holder].input[0] for name, holder in holders.items()}
+        _keep(made.graph.input, lambda value: value.name not in results)
+        _keep(made.graph.output, lambda value: value.name not in held)
+        _keep(made.graph.node, lambda node: node.name not in held)
+        for name, weight in graph.weights.items():
+            if name in wanted:  # a tool may have removed or converted the one in the model
+                own = made.graph.initializer.add()
+                own.CopyFrom(weight)
+                own.name = names[name] = f"{name}/loop"
+        for loop in loops:
+            node = made.graph.node.add()
+            node.CopyFrom(loop)
+            _rename(node, names)
+        sort_nodes(made.graph)
 
-def join_loops(model: ModelProto, cut: CutLoops, weights: Sequence[TensorProto]) -> None:
-    """Put the nodes of `cut_loops` back into the model. A tool may have removed or converted the
-    initializers that a loop takes, so the loop gets copies of the original `weights`."""
-    held = set(cut.holders.values())
-    holders = {node.name: node for node in model.graph.node}
-    names = {name: holders[holder].input[0] for name, holder in cut.holders.items()}
-    _keep(model.graph.input, lambda value: value.name not in cut.results)
-    _keep(model.graph.output, lambda value: value.name not in held)
-    _keep(model.graph.node, lambda node: node.name not in held)
-    wanted = {name for loop in cut.loops for name in taken(loop)}
-    for weight in weights:
-        if weight.name in wanted:
-            own = model.graph.initializer.add()
-            own.CopyFrom(weight)
-            own.name = names[weight.name] = f"{weight.name}/loop"
-    for loop in cut.loops:
-        node = model.graph.node.add()
-        node.CopyFrom(loop)
-        _rename(node, names)
-    sort_nodes(model.graph)
+    return cut, [*holders.values()], join
 
 
 def _keep(values: Any, wanted: Callable[[Any], bool]) -> None:
@@ -187,7 +150,7 @@ def _keep(values: Any, wanted: Callable[[Any], bool]) -> None:
     values.extend(kept)
 
 
-def _results(node: NodeProto, graph: GraphTensors) -> Iterator[ValueInfoProto]:
+def _results(node: NodeProto, graph: GraphTensors) -> Iterator[onnx.ValueInfoProto]:
     """A node's results with their rank in its body, which shape inference does not find."""
     body = next(subgraphs(node))
     inside, carried = list(body.output), len(body.output)

@@ -1,20 +1,19 @@
 """FP32 graphs quantised to INT8 with NNCF, for OpenVINO."""
 
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 from unittest import mock
 
-from onnx import ModelProto
+from onnx import ModelProto, NodeProto
 
 from ..errors import DfvtError, StageFailed, optional
 from ..quiet import quiet
 from .calibration import CalibrationImages
-from .conversions import Conversion
-from .fp16 import OperatorCounts, initializers_from_constants
-from .int8 import int8_operator_counts, kept_by_int8, kept_by_openvino_int8
-from .kept_nodes import KeptNodes, converted_nodes
+from .conversions import Conversion, KeptNodes
+from .fp16 import initializers_from_constants
+from .int8 import no_dense_layer, no_wide_layer
 
 
 @dataclass(eq=False)
@@ -37,20 +36,16 @@ class OpenVINOInt8Conversion(Conversion):
         _nncf()
         self._images = images  # NNCF measures ranges while it quantises
 
-    def kept(self, asked: Collection[str], searched: Collection[str]) -> KeptNodes:
-        rule = kept_by_int8 if self.dense else kept_by_openvino_int8
-        return rule(self.graph, asked, searched)
+    def reason(self, node: NodeProto, kept: KeptNodes, least: bool) -> str | None:
+        return (no_wide_layer if self.dense else no_dense_layer)(self.graph, node)
 
     def result(self, kept: KeptNodes) -> ModelProto:
         assert self._images is not None
-        quantised = set(converted_nodes(self.graph, kept))
+        quantised = set(self.converted(kept))
         if not quantised:
             return self.model
         others = [node.name for node in self.graph.nodes if node.name not in quantised]
         return _quantised(self.model, self._images, others, self.seven)
-
-    def count(self, result: ModelProto, kept: KeptNodes) -> OperatorCounts:
-        return int8_operator_counts(result, set(converted_nodes(self.graph, kept)))
 
 
 def _quantised(

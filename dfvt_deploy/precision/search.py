@@ -21,7 +21,6 @@ from ..runners import Runner
 from ..runners.onnx_runtime import OnnxRuntimeRunner
 from ..types import SearchUnit
 from .conversions import Conversion
-from .kept_nodes import SEARCHED, converted_nodes
 
 #: After so many finds the search keeps the rest of what was enough: a loss that is spread over
 #: everything has no small set of culprits.
@@ -39,29 +38,34 @@ class SearchGoal:
     score: Callable[[Runner], float]
 
 
-def candidates(conversion: Conversion, unit: SearchUnit, asked: Collection[str]) -> list[str]:
-    """The nodes, or operators, that a search chooses from, in the graph's order."""
-    names = converted_nodes(conversion.graph, conversion.least_kept(asked))
-    if unit is SearchUnit.NODES:
-        return names
-    operators = {node.name: node.op_type for node in conversion.graph.nodes}
-    return list(dict.fromkeys(operators[name] for name in names))
+def search(
+    conversion: Conversion,
+    goal: SearchGoal,
+    unit: SearchUnit,
+    asked: Collection[str],
+    file: Path,
+    key: Mapping[str, object],
+) -> tuple[str, ...]:
+    """The nodes, or operators, that must stay in FP32 beside those that are asked for, in the
+    graph's order. A killed search with the same `key` and goal is gone on with from `file`."""
+    names = conversion.converted(conversion.kept(asked, least=True))
+    if unit is SearchUnit.OPERATORS:
+        operators = {node.name: node.op_type for node in conversion.graph.nodes}
+        names = list(dict.fromkeys(operators[name] for name in names))
 
+    def score(kept: Collection[str]) -> float:
+        """The goal's figure with these kept too; minus infinity where values overflow."""
+        nodes = conversion.kept(asked, kept, least=True)
+        if conversion.overflow(nodes):
+            return -math.inf
+        with OnnxRuntimeRunner(conversion.trial(nodes).SerializeToString()) as runner:
+            return goal.score(runner)
 
-def score_of(
-    conversion: Conversion, goal: SearchGoal, asked: Collection[str], kept: Collection[str]
-) -> float:
-    """The goal's figure with these units kept in FP32 too; minus infinity where values overflow."""
-    graph = conversion.graph
-    kept_nodes = dict(conversion.least_kept(asked)) | {
-        node.name: SEARCHED
-        for node in graph.nodes
-        if {node.name, node.op_type} & set(kept) and graph.computes(node)
-    }
-    if conversion.overflow(kept_nodes):
-        return -math.inf
-    with OnnxRuntimeRunner(conversion.trial(kept_nodes).SerializeToString()) as runner:
-        return goal.score(runner)
+    same = {"asked": sorted(asked), "goal": [goal.name, goal.limit], "candidates": names}
+    trials = Trials(file, {**key, **same})
+    found = units_to_keep(names, score, goal.limit, trials)
+    trials.done()
+    return found
 
 
 def units_to_keep(
