@@ -143,7 +143,7 @@ def test_the_recorded_command_gives_the_options_again(model, photo, monkeypatch)
         "images": 1,
         "keep_fp32": ("Conv", "/model/head/Gemm"),
         "method": "minmax",
-        "min_agreement": 0.25,
+        "min_agreement": 0.0,  # whatever this processor makes of the one image
     }
     record = convert(model, "int8", **fields).record
     seen = []
