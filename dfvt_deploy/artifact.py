@@ -197,9 +197,7 @@ def write_artifact(directory: Path, manifest: Manifest, files: Mapping[str, Path
 
 
 def update_manifest(
-    directory: Path,
-    change: Callable[[Manifest], Manifest],
-    files: Mapping[str, Path] | None = None,
+    directory: Path, change: Callable[[Manifest], Manifest], files: Mapping[str, Path] | None = None
 ) -> Manifest:
     """Change the manifest of a folder and add files to the folder, all of it in one step.
 

@@ -26,15 +26,14 @@ class _InOrder(TyperGroup):
         return [*COMMANDS, *sorted({*super().list_commands(ctx)} - {*COMMANDS})]
 
     def format_commands(self, ctx: typer.Context, formatter: Any) -> None:  # type: ignore[override]
-        found = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
+        found = ((name, self.get_command(ctx, name)) for name in self.list_commands(ctx))
+        rows = [
+            (name, " ".join((command.help or "").split("\n\n")[0].split()))
+            for name, command in found
+            if command is not None and not command.hidden
+        ]
         with formatter.section("Commands"):
-            formatter.write_dl(
-                [
-                    (name, " ".join((command.help or "").split("\n\n")[0].split()))
-                    for name, command in found
-                    if command is not None and not command.hidden
-                ]
-            )
+            formatter.write_dl(rows)
 
 
 app = typer.Typer(
