@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from dfvt_deploy.artifact import update_manifest
 from dfvt_deploy.cli import app
+from dfvt_deploy.cli.populate import print_populated
 from dfvt_deploy.errors import ArtifactError, BadInput, GateFailed, StageFailed
 from dfvt_deploy.linting.run import lint
 from dfvt_deploy.manifest import Verdict
@@ -217,6 +218,17 @@ def test_a_promotion_killed_anywhere_leaves_the_old_or_the_new_version(root):
     report = json.loads(done.stdout)
     assert report["kills"] > 8
     assert not [name for name in report["left"] if name.endswith(".part")]
+
+
+def test_what_follows_populate_is_what_promote_waits_for(root, capsys):
+    for fast, command in ((False, f"promote {NAME}"), (True, f"validate {NAME}")):
+        options = {"repository": root / "r", "promote": False, "fast_decode": fast}
+        print_populated(
+            [populate(root / "exports" / NAME, **options)], root / "r", root / "exports"
+        )
+        shown = " ".join(capsys.readouterr().out.split())
+        assert f"not live next: dfvt-deploy {command} " in shown
+        assert shown.endswith(" --fast-decode") is fast
 
 
 def _promote(root, version):

@@ -36,7 +36,8 @@ def prepare(options: serving.PrepareOptions) -> None:
     from ..serving.container import prepare as prepare_repository
     from .populate import print_populated
 
-    print_populated(prepare_repository(options, options.repository), options.repository)
+    done = prepare_repository(options, options.repository)
+    print_populated(done, options.repository, options.exports)
 
 
 @add_command(serving.HealthOptions, to=container)

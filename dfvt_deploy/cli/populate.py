@@ -3,6 +3,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..evaluate.options import ValidateOptions
 from ..options import Options
 from ..promotion.options import PromoteOptions
 from ..serving.options import PopulateOptions, ServeOptions
@@ -36,16 +37,28 @@ def populate(options: PopulateOptions) -> None:
         return made
 
     with for_each(folders, call) as done:
-        print_populated(done, options.repository)
+        print_populated(done, options.repository, options.exports)
 
 
-def print_populated(populated: "Sequence[PopulatedModel]", repository: Path) -> None:
-    """Print the new version of each model, and the command that serves them."""
+def print_populated(populated: "Sequence[PopulatedModel]", repository: Path, exports: Path) -> None:
+    """Print the new version of each model, and the command that serves them, or that the last of
+    those that are not live waits for."""
     print_json([{**vars(p), "repository": str(p.repository)} for p in populated])
     going_on: Options = ServeOptions(repository=repository)
     for model in populated:
         state = "" if model.live else ", not live"
         if not model.live:
-            going_on = PromoteOptions(model=model.name, repository=repository)
+            going_on = _until_live(model, repository, exports)
         last = going_on.command_line() if model is populated[-1] else None
         print_result(f"{model.repository}: {model.name} version {model.version}{state}", last)
+
+
+def _until_live(model: "PopulatedModel", repository: Path, exports: Path) -> Options:
+    """`promote` of a version that passed, else the `validate` that `promote` would ask for."""
+    from ..serving.history import passed, verdicts_on
+    from ..serving.layout import read_version
+
+    if passed(verdicts_on(repository, model.name, model.version)):
+        return PromoteOptions(model=model.name, repository=repository)
+    fast = read_version(repository, model.name, model.version).fast_decode
+    return ValidateOptions(model=model.name, exports=exports, fast_decode=fast)

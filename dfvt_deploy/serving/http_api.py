@@ -47,7 +47,10 @@ def request(
             reason = error.read(4096).decode(errors="replace")
         raise ServerFailed(f"Triton at {url} refused {endpoint}: {reason}") from None
     except (OSError, ValueError, http.client.HTTPException) as error:
-        raise ServerFailed(f"Triton at {url} does not answer {endpoint}: {error}") from error
+        raise ServerFailed(
+            f"Triton at {url} does not answer {endpoint}: {error}; dfvt-deploy serve starts one, "
+            "--url takes the HTTP port of another"
+        ) from error
 
 
 def read_document(url: str, endpoint: str) -> Any:
