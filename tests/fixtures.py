@@ -122,9 +122,3 @@ def json_document(command: str, text: str) -> Any:
     document = json.loads(text)
     jsonschema.validate(document, json.loads((SCHEMAS / f"{command}.schema.json").read_text()))
     return document
-
-
-def used_rows(padded):
-    """The detections of each image without the unused rows of `PaddedDetections`."""
-    counts = enumerate(padded.num_detections.flatten().tolist())
-    return [padded._make((*(part[i, :n] for part in padded[:4]), n)) for i, n in counts]

@@ -19,7 +19,7 @@ from dfvt_deploy.models import build_model, inspect_checkpoint, load_checkpoint
 from dfvt_deploy.models.backbone import BackboneConfig
 from dfvt_deploy.models.build import fill_untrained
 from dfvt_deploy.models.checkpoint import load_backbone_checkpoint
-from dfvt_deploy.models.detection import BOX_BINS, MaskRCNN, PaddedDetections
+from dfvt_deploy.models.detection import BOX_BINS, Detections, MaskRCNN, PaddedDetections
 from dfvt_deploy.models.roi_align import pyramid_roi_align
 from dfvt_deploy.models.rpn import STRIDES
 from dfvt_deploy.onnx_model import tensor_specs
@@ -28,7 +28,7 @@ from dfvt_deploy.runners.pytorch import PytorchRunner
 from dfvt_deploy.tasks.images import normalise
 from dfvt_deploy.types import InputKind, Nms, Precision, Task
 
-from .fixtures import dense_state_dict, used_rows
+from .fixtures import dense_state_dict
 
 CANVASES = [(1, 32, 32), (2, 32, 160), (1, 160, 32), (2, 96, 64), (1, 224, 416)]
 
@@ -60,7 +60,7 @@ def request(batch, height, width):
 def pytorch(model, feed):
     with torch.no_grad():
         images, sizes = torch.from_numpy(normalise(feed["images"])), feed["image_sizes"]
-        return used_rows(model(images, torch.from_numpy(sizes)))
+        return model(images, torch.from_numpy(sizes))
 
 
 def unpadded(outputs, i):
@@ -72,7 +72,7 @@ def unpadded(outputs, i):
     assert (labels == -1).all()
     assert not any(part.any() for part in (boxes, scores, masks))
     assert (np.diff(parts[1][:n]) <= 0).all()
-    return PaddedDetections(*(part[:n] for part in parts), n)
+    return Detections(*(part[:n] for part in parts))
 
 
 def assert_same(expected, found):

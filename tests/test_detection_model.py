@@ -9,13 +9,13 @@ import torch
 from dfvt_deploy.compare.detection import match_detections
 from dfvt_deploy.models import box_ops, build_model
 from dfvt_deploy.models.box_ops import iou
-from dfvt_deploy.models.detection import MODEL, PaddedDetections
+from dfvt_deploy.models.detection import MODEL, Detections
 from dfvt_deploy.models.roi_align import pyramid_roi_align, roi_align
 from dfvt_deploy.models.rpn import STRIDES
 from dfvt_deploy.tasks.images import normalise
 from dfvt_deploy.types import InputKind, Nms, Variant
 
-from .fixtures import REFERENCE, dense_state_dict, used_rows
+from .fixtures import REFERENCE, dense_state_dict
 from .reference import fixture_weights
 
 
@@ -94,10 +94,14 @@ def test_each_stage_equals_the_published(published):
 
 def test_detections_equal_the_published(published):
     model, golden = published
-    (found,) = used_rows(model(*golden_input(golden)))
-    scaled = found._replace(boxes=found.boxes / torch.from_numpy(golden["scale_factor"]))
-    parts = (golden[name] for name in ("boxes", "scores", "labels", "mask_probs"))
-    expected = PaddedDetections(*parts, len(golden["scores"]))
+    (found,) = model(*golden_input(golden))
+    scaled = Detections(
+        found.boxes / torch.from_numpy(golden["scale_factor"]),
+        found.scores,
+        found.labels,
+        found.masks,
+    )
+    expected = Detections(golden["boxes"], golden["scores"], golden["labels"], golden["mask_probs"])
     result = match_detections(expected, scaled, min_iou=0.98)
     same = result.pairs[result.score_gaps <= 1e-4]
     assert len(same) >= 0.99 * len(golden["scores"])
@@ -111,9 +115,9 @@ def test_detections_equal_the_published(published):
 def test_batch_gives_each_image_what_it_gives_alone(small):
     images = torch.from_numpy(fixture_weights.image("batch", 2, 64, 96))
     image_sizes = torch.tensor([[64, 96], [33, 90]])
-    together = used_rows(small(images, image_sizes))
+    together = small(images, image_sizes)
     for i in range(2):
-        (alone,) = used_rows(small(images[i : i + 1], image_sizes[i : i + 1]))
+        (alone,) = small(images[i : i + 1], image_sizes[i : i + 1])
         result = match_detections(alone, together[i], min_iou=0.98)
         assert (result.score_gaps <= 1e-4).sum() >= 0.99 * len(alone.scores)
 
@@ -123,7 +127,7 @@ def test_nothing_outside_the_valid_size_counts(small):
     image_sizes = torch.tensor([[50, 70]])
     clean = torch.zeros_like(images)
     clean[:, :, :50, :70] = images[:, :, :50, :70]
-    (a,), (b,) = (used_rows(small(given, image_sizes)) for given in (images, clean))
+    (a,), (b,) = small(images, image_sizes), small(clean, image_sizes)
     assert torch.equal(a.boxes, b.boxes)
     assert torch.equal(a.scores, b.scores)
     assert a.boxes[:, 2].max() <= 70
@@ -134,7 +138,7 @@ def test_uint8_graph_normalises_and_pads_to_fixed_outputs(small):
     pixels = np.random.default_rng(0).integers(0, 256, (1, 32, 32, 3), np.uint8)
     image_sizes = torch.tensor([[32, 30]])
     out = MODEL.graph(small, InputKind.UINT8)(torch.from_numpy(pixels), image_sizes)
-    (found,) = used_rows(small(torch.from_numpy(normalise(pixels)), image_sizes))
+    (found,) = small(torch.from_numpy(normalise(pixels)), image_sizes)
     n = len(found.scores)
     assert 0 < n < 100
     assert out.num_detections.tolist() == [[n]]

@@ -2,6 +2,7 @@
 its second stage (classes, boxes and masks of proposals), and the graph that is exported."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -140,6 +141,18 @@ class RoIHead(nn.Module):
         return boxes, torch.where(used, scores, 0), torch.where(used, label, 0)
 
 
+@dataclass(frozen=True)
+class Detections:
+    """The detections of one image, best first, at most 100: boxes float32 (n, 4), xyxy in input
+    pixels, scores float32 (n,), labels int64 (n,), masks float32 (n, 28, 28), probabilities over
+    the box."""
+
+    boxes: Tensor
+    scores: Tensor
+    labels: Tensor
+    masks: Tensor
+
+
 class MaskRCNN(nn.Module):
     """Mask R-CNN; its state-dict keys are those of the published checkpoints. Proposals and classes
     have the same kind of NMS: T and S were published with hard, B with soft NMS."""
@@ -153,7 +166,7 @@ class MaskRCNN(nn.Module):
         self.rpn_head = RPNHead(nms)
         self.roi_head = RoIHead(num_classes, nms)
 
-    def forward(self, images: Tensor, image_sizes: Tensor | None = None) -> PaddedDetections:
+    def forward(self, images: Tensor, image_sizes: Tensor | None = None) -> list[Detections]:
         """Detect objects in normalised images, float32 (N, 3, H, W), sides multiples of 32.
         image_sizes, int64 (N, 2), are valid heights and widths: the rest of the canvas counts as
         zero padding, and boxes end there. All of the canvas is valid without."""
@@ -161,10 +174,12 @@ class MaskRCNN(nn.Module):
         if image_sizes is None:
             image_sizes = torch.tensor(images.shape[2:], device=images.device)
             image_sizes = image_sizes.expand(len(images), 2)
-        return self.detect(images, image_sizes)
+        padded = self.detect(images, image_sizes)
+        counts = enumerate(padded.num_detections.flatten().tolist())
+        return [Detections(*(part[i, :n] for part in padded[:4])) for i, n in counts]
 
     def detect(self, images: Tensor, image_sizes: Tensor) -> PaddedDetections:
-        """Detect as `forward` does, without its checks, which a graph cannot have."""
+        """Detect as `forward` does, with results of a fixed size, as exported graphs need them."""
         features = self.neck(self.backbone(zero_outside(images, image_sizes)))
         proposals = self.rpn_head(features, image_sizes)
         return self.roi_head(features, proposals, image_sizes)
