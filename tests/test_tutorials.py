@@ -109,7 +109,7 @@ class Reader:
         if words == ["serve"]:
             self.server = self.stack.enter_context(serve("model_repository"))
             with contextlib.redirect_stdout(io.StringIO()) as printed:
-                print_urls(self.server.urls(), as_json=False)
+                print_urls(self.server.urls())
             return printed.getvalue()
         if words[0] == "predict":
             words += ["--url", self.server.grpc_url]
