@@ -49,8 +49,8 @@ class ConvertOptions(Options):
     )
     weight_bits: int | None = option(
         None,
-        help="With int8 on CPUs: 7 gives the same answers on every CPU, 8 only on ARM and on x86 "
-        "with VNNI, but rounds less. By default 8 where this CPU is such a one.",
+        help="With int8 on CPUs: weights of 7 bits give the same answers on every CPU; those of 8 "
+        "round less, and saturate on x86 without VNNI. By default what this CPU calls for.",
         minimum=7,
         maximum=8,
     )

@@ -37,8 +37,12 @@ _IMAGE = TensorSpec(name="image", dtype="bytes", shape=("batch", 1))
 
 def configs(model: ServedModel) -> list[schema.ModelConfig]:
     """The configs of the three steps and of the ensemble."""
-    makers = (_preprocess_config, _network_config, _postprocess_config, _ensemble_config)
-    return [make(model) for make in makers]
+    return [
+        _preprocess_config(model),
+        _network_config(model),
+        _postprocess_config(model),
+        _ensemble_config(model),
+    ]
 
 
 def _network_config(model: ServedModel) -> schema.ModelConfig:
