@@ -19,8 +19,11 @@ FROM nvcr.io/nvidia/tritonserver:${TRITON_RELEASE}-py3 AS cpu
 
 SHELL ["/bin/bash", "-o", "errexit", "-o", "nounset", "-o", "pipefail", "-c"]
 
-# The image's own Python runs Triton's Python steps too, so their packages go there.
-ENV PIP_BREAK_SYSTEM_PACKAGES=1 \
+# The image's own Python runs Triton's Python steps too, so their packages go there. glibc keeps the
+# memory of decoded images, as dfvt_deploy/serving/installation.py says.
+ENV MALLOC_MMAP_THRESHOLD_=33554432 \
+    MALLOC_TRIM_THRESHOLD_=67108864 \
+    PIP_BREAK_SYSTEM_PACKAGES=1 \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1
 

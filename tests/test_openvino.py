@@ -237,3 +237,18 @@ def test_what_openvinos_int8_does_not_take_is_refused(artifact_t, monkeypatch):
     monkeypatch.setitem(sys.modules, "nncf", None)
     with pytest.raises(MissingDependency, match=r"nncf is not installed.*\[openvino\]"):
         convert(artifact_t.directory, "int8", target="openvino")
+
+
+def test_threads_are_not_pinned_to_the_cores_of_other_processes(artifact_t):
+    models = CompiledModels(artifact_t.onnx_path(), {"INFERENCE_NUM_THREADS": 1})
+    assert models._model(1).get_property("ENABLE_CPU_PINNING") is False
+
+
+def test_a_batch_is_cut_into_the_sizes_that_are_compiled(artifact_t):
+    images = random_images(6, 224, 224)
+    settings = {"INFERENCE_PRECISION_HINT": "f32"}
+    models = CompiledModels(artifact_t.onnx_path(), settings, sizes=(4, 1))
+    with OpenVINORunner(artifact_t.onnx_path()) as runner:
+        expected = runner.infer({"images": images})["logits"]
+    np.testing.assert_allclose(models.infer({"images": images})["logits"], expected, atol=1e-4)
+    assert set(models._models) == {4, 1}

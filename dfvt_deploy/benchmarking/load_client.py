@@ -22,7 +22,7 @@ from ..serving.client import payload
 from ..types import Precision, Task, TritonProtocol
 
 #: Seconds between two messages to the measuring process.
-FLUSH_S = 0.02
+FLUSH_S = 0.05
 
 #: Seconds that a client waits after a request that failed.
 _AFTER_FAILURE_S = 0.1

@@ -5,7 +5,7 @@ The folder is copied to embedded servers, so it imports nothing else of the pack
 """
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy as np
 import openvino
 
 #: Batch sizes that are compiled; each model holds the weights once more.
-_SIZES = (8, 4, 2, 1)
+SIZES = (8, 4, 2, 1)
 
 
 class CompiledModels:
@@ -23,12 +23,17 @@ class CompiledModels:
     inputs: the inputs of the file.
 
     A model of one batch size is up to a third faster than one that takes them all. So a batch is
-    cut into the sizes of `_SIZES`, the largest first. A file with other free dimensions has one
-    model.
+    cut into `sizes`, the largest first, of which the last is 1. A file with other free dimensions
+    has one model.
     """
 
-    def __init__(self, file: Path, settings: Mapping[str, Any]) -> None:
-        self._core, self._file, self._settings = openvino.Core(), file, dict(settings)
+    def __init__(
+        self, file: Path, settings: Mapping[str, Any], sizes: Sequence[int] = SIZES
+    ) -> None:
+        self._sizes = sizes
+        self._core, self._file = openvino.Core(), file
+        # Pinned threads of several processes would all be on the first cores.
+        self._settings = {"ENABLE_CPU_PINNING": False, **settings}
         self._models: dict[int, Any] = {}
         self._lock, self._local = threading.Lock(), threading.local()
         source = self._core.read_model(file)
@@ -40,14 +45,14 @@ class CompiledModels:
     def compile_all(self) -> None:
         """Compile every size, so that no request has to wait for that."""
         if None not in self._rest.values():
-            for size in _SIZES:
+            for size in self._sizes:
                 self._model(size)
 
     def infer(self, feed: Mapping[str, Any]) -> dict[str, Any]:
         """All outputs by name. Raises OpenVINO's own exceptions."""
         parts, start = [], 0
         while start < (batch := self._batch(feed)):
-            size = next(size for size in _SIZES if size <= batch - start)
+            size = next(size for size in self._sizes if size <= batch - start)
             part = {name: value[start : start + size] for name, value in feed.items()}
             parts.append(self._run(size, part))
             start += size

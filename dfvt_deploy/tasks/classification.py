@@ -83,5 +83,5 @@ def postprocess_batch(
     """The network's `logits` (N, classes) to the served answers: `class_ids` int32, `scores`
     float32 and `labels` (UTF-8 bytes as objects), each (N, k); see `postprocess`."""
     ids, scores = postprocess(outputs["logits"], k)
-    names = np.array([label.encode() for label in labels], dtype=np.object_)
-    return {"class_ids": ids, "scores": scores, "labels": names[ids]}
+    names = np.array([labels[each].encode() for each in ids.reshape(-1)], dtype=np.object_)
+    return {"class_ids": ids, "scores": scores, "labels": names.reshape(ids.shape)}

@@ -106,7 +106,7 @@ def decode_image(
             if scaled and scaled[1][2:] != image.size:  # the last pixels are partly beyond it
                 whole = image.resize(image.size, box=scaled[1])
             upright, size = _upright(whole, size)
-            decoded = upright.convert("RGB")
+            decoded = upright if upright.mode == "RGB" else upright.convert("RGB")
             if resized_size:
                 decoded.original_size = size  # type: ignore[attr-defined]
             return decoded
@@ -156,7 +156,10 @@ def _too_many_pixels(found: str, limits: ImageLimits) -> ImageError:
 
 def _upright(image: Image.Image, size: tuple[int, int]) -> tuple[Image.Image, tuple[int, int]]:
     try:
-        turned = image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
+        orientation = image.getexif().get(ExifTags.Base.Orientation)
+        if orientation not in range(2, 9):
+            return image, size
+        turned = orientation in (5, 6, 7, 8)
         return ImageOps.exif_transpose(image), size[::-1] if turned else size
     except Exception:  # damaged metadata does not make the pixels unusable
         return image, size
