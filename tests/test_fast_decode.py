@@ -84,6 +84,17 @@ def test_the_input_is_nearly_that_of_the_whole_image_and_its_sizes_are_the_same(
     assert np.abs(found.astype(int) - exact).mean() < 2
 
 
+@pytest.mark.parametrize("size", [(451, 300), (600, 400), (300, 640), (257, 256)], ids=str)
+def test_only_the_centre_of_a_small_image_is_resampled_nearly_exactly(size):
+    data = jpeg(photograph(*size))
+    exact = classification.preprocess(decode_image(data))
+    fast = decode_image(data, resized_size=classification.resized_size)
+    found = classification.preprocess(fast)
+    difference = np.abs(found.astype(int) - exact)
+    assert fast.size == size
+    assert difference.max() <= 2 and difference.mean() < 0.2
+
+
 def test_a_box_lies_where_it_lies_in_the_file():
     """A mark at the far corner of an image whose sides no scale divides."""
     image, (width, height) = Image.new("RGB", (6405, 4806)), (6405, 4806)

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from .images import Float32Array, UInt8Array, original_size
+from .images import Float32Array, UInt8Array, decoded_fast, original_size
 
 INPUT_SIZE = 224
 RESIZED_SHORT_SIDE = 256
@@ -28,11 +28,11 @@ _MARGIN = 4
 def preprocess(image: Image.Image) -> UInt8Array:
     """RGB image of any size to the network's pixels, uint8 RGB (224, 224, 3). The short side
     becomes 256 and the long side int(256 * long / short), bicubic with antialiasing, then the
-    centre is cropped. Equal to Pillow's own to the grey level; images longer than about 256:1 are
-    within one grey level."""
+    centre is cropped. Equal to Pillow's own to the grey level. Of images longer than about 256:1,
+    and of those decoded fast, only the centre is resampled: within one or two grey levels."""
     size = resized_size(*original_size(image))
     left, top = (round((side - INPUT_SIZE) / 2) for side in size)
-    if size[0] * size[1] <= MAX_RESIZED_PIXELS:
+    if size[0] * size[1] <= MAX_RESIZED_PIXELS and not decoded_fast(image):
         resized = image.resize(size, Image.Resampling.BICUBIC)
         crop = resized.crop((left, top, left + INPUT_SIZE, top + INPUT_SIZE))
     else:

@@ -170,6 +170,11 @@ def original_size(image: Image.Image) -> tuple[int, int]:
     return getattr(image, "original_size", image.size)
 
 
+def decoded_fast(image: Image.Image) -> bool:
+    """Whether an image was decoded with `resized_size`, so that exact pixels are not asked for."""
+    return hasattr(image, "original_size")
+
+
 def normalise(images: NDArray[Any]) -> Float32Array:
     """uint8 RGB (N, H, W, 3) to the float32 (N, 3, H, W) that every network is defined on."""
     mean, std = np.asarray(MEAN, np.float32), np.asarray(STD, np.float32)
