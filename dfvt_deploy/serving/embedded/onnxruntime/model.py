@@ -48,9 +48,13 @@ class TritonPythonModel(BatchingModel):  # type: ignore[misc]
         options.enable_cpu_mem_arena = get("enable_mem_arena", "1") == "1"
         options.enable_mem_pattern = get("enable_mem_pattern", "1") == "1"
         # Threads that spin for long would take the cores that decode the next images; threads that
-        # sleep at once add a tenth to the time of an image.
-        options.add_session_config_entry("session.intra_op.spin_duration_us", _SPIN_US)
-        options.add_session_config_entry("session.force_spinning_stop", "1")
+        # sleep at once add a tenth to the time of an image. Before 1.26 there is no time between.
+        release = tuple(int(part) for part in onnxruntime.__version__.split(".")[:2])
+        if release >= (1, 26):
+            options.add_session_config_entry("session.intra_op.spin_duration_us", _SPIN_US)
+            options.add_session_config_entry("session.force_spinning_stop", "1")
+        else:
+            options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         return options
 
     def infer(self, feed: Mapping[str, Any]) -> dict[str, Any]:

@@ -25,10 +25,10 @@ class TritonPythonModel(BatchingModel):  # type: ignore[misc]
 
     def load(self, config: Mapping[str, Any], args: Mapping[str, str]) -> None:
         cores = usable_cores()
-        threads = int(self.parameters.get("INFERENCE_NUM_THREADS", cores))
+        threads = int(self.parameters.get("INFERENCE_NUM_THREADS", 0)) or cores
         self.cores = SharedCores(config, self.onnx_file, threads, cores)
         self.models = {
-            threads: self._compiled(threads) for threads in (self.cores.alone, self.cores.shared)
+            threads: self._compiled(threads) for threads in {self.cores.alone, self.cores.shared}
         }
 
     def _compiled(self, threads: int) -> CompiledModels:
