@@ -27,6 +27,7 @@ from dfvt_deploy.gpu.devices import Gpu
 from dfvt_deploy.serving import container, http_api
 from dfvt_deploy.serving.client import predict
 from dfvt_deploy.serving.container import prepare, repository_to_serve
+from dfvt_deploy.serving.installation import MALLOC
 from dfvt_deploy.serving.options import PrepareOptions
 from dfvt_deploy.serving.process import children_of
 from dfvt_deploy.serving.repository import REQUIREMENTS, populate
@@ -74,6 +75,11 @@ def _options(exports: Path, **options) -> PrepareOptions:
     parent = exports.parent
     folders = {"exports": exports, "state": parent / "state", "repository": parent / "models"}
     return PrepareOptions(**folders, **{"precision": Precision.FP32, **options})
+
+
+def test_decoders_keep_their_memory_as_in_the_embedded_server():
+    dockerfile = (ROOT / "Dockerfile").read_text()
+    assert {f"{name}={value}" for name, value in MALLOC.items()} <= set(dockerfile.split())
 
 
 def test_without_a_gpu_nothing_falls_back_in_silence(exports):

@@ -100,7 +100,13 @@ def test_copies_that_share_answer_as_one_alone(artifact_t, tmp_path):
         with TritonRunner(NETWORK, server.grpc_url) as client:
             return client.infer(feed)["logits"]
 
+    served = (tmp_path / NETWORK / "1" / "model.onnx").stat().st_ino
+    locked = False
     with serve(tmp_path) as server, ThreadPoolExecutor(6) as pool:
-        answers = list(pool.map(ask, feeds))
+        asked = [pool.submit(ask, feed) for feed in feeds]
+        while not locked and not all(each.done() for each in asked):
+            locked = f":{served} " in Path("/proc/locks").read_text()
+        answers = [each.result() for each in asked]
+    assert locked, "a copy that computes is seen by the others"
     for answer, logits in zip(answers, expected, strict=True):
         np.testing.assert_allclose(answer, logits, atol=1e-5)

@@ -38,7 +38,7 @@ class TritonPythonModel(BatchingModel):  # type: ignore[misc]
             "NUM_STREAMS": "1",
             "INFERENCE_NUM_THREADS": threads,
         }
-        # One thread gains little from larger batches, and each size holds the weights once more.
+        # Fewer threads gain less from larger batches, and each size holds the weights once more.
         sizes = SIZES if threads == self.cores.alone else (4, 1)
         models = CompiledModels(self.onnx_file, settings, sizes)
         if (found := models.precision) != precision:
